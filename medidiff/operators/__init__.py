@@ -1,0 +1,16 @@
+"""Operators: what a scanner does to anatomy. They know nothing of diffusion."""
+
+from medidiff.operators.base import Adjoint, Composition, Identity, LinearOperator, conjugate_gradients
+from medidiff.operators.likelihood import Likelihood
+from medidiff.operators.slices import SliceOperator, SliceProfile
+
+__all__ = [
+    "Adjoint",
+    "Composition",
+    "Identity",
+    "Likelihood",
+    "LinearOperator",
+    "SliceOperator",
+    "SliceProfile",
+    "conjugate_gradients",
+]

@@ -1,0 +1,167 @@
+"""Thick slices: what a 2D acquisition does to a head along one axis.
+
+Slice ``n`` is a weighted mean of the fine voxels around its centre; the weights are the slice profile. Slices may
+touch, leave gaps or overlap, and their distance need not be a whole number of fine voxels. The operator is one
+small matrix along one axis, so that its Gram matrix is inverted exactly: projection onto the measurements has a
+closed form, whatever the factor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
+from scipy.special import erf
+from torch import Tensor
+
+from medidiff.errors import ConfigError, GeometryError
+from medidiff.operators.base import LinearOperator
+
+Profile = Literal["box", "gaussian"]
+FWHM_TO_STD = 1 / (2 * math.sqrt(2 * math.log(2)))
+# Slice excitation falls off fast; beyond three standard deviations the weight is below 1.2% of the peak.
+GAUSSIAN_CUTOFF_STD = 3.0
+# Strongly overlapping slices make the Gram matrix nearly singular; this keeps the data within 0.1% and the
+# noise amplification below about 30.
+RELATIVE_DAMPING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class SliceProfile:
+    """How slices lie on a fine grid, in units of fine voxels.
+
+    Args:
+        factor: Distance between slice centres.
+        thickness: Full width at half maximum of the profile; equal to ``factor`` when slices touch.
+        kind: ``"box"`` (ideal 2D slice, or averaging) or ``"gaussian"`` (a short excitation pulse).
+    """
+
+    factor: float
+    thickness: float
+    kind: Profile = "box"
+
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and self.thickness > 0):
+            raise ConfigError(f"slices need factor >= 1 and thickness > 0, got {self.factor} and {self.thickness}")
+        if self.kind not in ("box", "gaussian"):
+            raise ConfigError(f"a slice profile is 'box' or 'gaussian', got {self.kind!r}")
+
+
+class SliceOperator(LinearOperator):
+    """Average fine voxels into slices along one axis.
+
+    Args:
+        in_shape: Fine grid (c, i, j, k).
+        axis: Axis of the slices among (i, j, k): 0, 1 or 2.
+        profile: Distance, thickness and form of the slices.
+        count: Number of slices; by default as many as fit (at least one).
+    The stack of slices has the same centre as the fine grid.
+    Source: Greenspan (2009), The Computer Journal 52, 43 (slice-select profile as the point spread function).
+    """
+
+    def __init__(
+        self, in_shape: tuple[int, int, int, int], axis: int, profile: SliceProfile, count: int | None = None
+    ) -> None:
+        if axis not in (0, 1, 2):
+            raise GeometryError(f"the slice axis must be 0, 1 or 2, got {axis}")
+        fine = in_shape[axis + 1]
+        slices = max(1, round(fine / profile.factor)) if count is None else count
+        self.axis, self.profile = axis, profile
+        self.in_shape = tuple(in_shape)
+        out = list(in_shape)
+        out[axis + 1] = slices
+        self.out_shape = tuple(out)
+        self.centres = slice_centres(fine, slices, profile.factor)
+        self.weights = torch.from_numpy(slice_weights(fine, self.centres, profile))
+        gram = self.weights @ self.weights.T
+        self._eigenvalues, self._eigenvectors = torch.linalg.eigh(gram)
+        self._floor = float(self._eigenvalues[-1]) * RELATIVE_DAMPING
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._along(x, self.weights)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._along(y, self.weights.T)
+
+    def solve_gram(self, r: Tensor, damping: float | Tensor = 0.0) -> Tensor:
+        """Closed form through the eigenvectors of the slice Gram matrix."""
+        shift = torch.as_tensor(damping, dtype=torch.float64)
+        if shift.numel() > 1:
+            return torch.cat([self.solve_gram(item[None], s) for item, s in zip(r, shift, strict=True)])
+        inverse = self._eigenvectors / (self._eigenvalues + max(float(shift), self._floor)) @ self._eigenvectors.T
+        return self._along(r, inverse)
+
+    def reference(self, y: Tensor) -> Tensor:
+        """The strong classical answer: cubic spline through the slices, then exact projection onto them.
+
+        Args:
+            y: Slices, shape (b, *out_shape).
+        Returns:
+            An image on the fine grid that reproduces the slices, shape (b, *in_shape).
+        """
+        self._check(y, self.out_shape, "measurement")
+        return self._along(y, self.reference_matrix)
+
+    @property
+    def reference_matrix(self) -> Tensor:
+        """Slices to reference image along the axis, shape (fine, slices), float64."""
+        spline = torch.from_numpy(spline_matrix(self.centres, self.in_shape[self.axis + 1]))
+        inverse = self._eigenvectors / (self._eigenvalues + self._floor) @ self._eigenvectors.T
+        identity = torch.eye(len(self.centres), dtype=torch.float64)
+        return spline + self.weights.T @ inverse @ (identity - self.weights @ spline)
+
+    def closeness(self) -> Tensor:
+        """1 at the centre of a slice, 0 halfway between two: where the data is most direct, shape (fine,)."""
+        fine = np.arange(self.in_shape[self.axis + 1])
+        distance = np.abs(fine[:, None] - self.centres).min(axis=1)
+        return torch.from_numpy(np.clip(1 - 2 * distance / self.profile.factor, 0, 1))
+
+    def _along(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """Apply a matrix along the slice axis."""
+        moved = x.movedim(self.axis + 2, -1)
+        return (moved @ matrix.T.to(x)).movedim(-1, self.axis + 2)
+
+
+def slice_centres(fine: int, slices: int, factor: float) -> NDArray[Any]:
+    """Centres of the slices in fine voxel indices; the stack is centred on the grid."""
+    return np.asarray((fine - 1) / 2 + (np.arange(slices) - (slices - 1) / 2) * factor)
+
+
+def slice_weights(fine: int, centres: NDArray[Any], profile: SliceProfile) -> NDArray[Any]:
+    """Weights of the fine voxels in each slice, shape (slices, fine); every row sums to one.
+
+    The profile is integrated over each voxel, so that fractional edges are exact.
+
+    Raises:
+        GeometryError: a slice lies wholly outside the grid.
+    """
+    edges = np.arange(fine + 1) - 0.5 - np.asarray(centres)[:, None]
+    if profile.kind == "box":
+        cumulative = np.clip(edges, -profile.thickness / 2, profile.thickness / 2)
+    else:
+        std = profile.thickness * FWHM_TO_STD
+        reach = GAUSSIAN_CUTOFF_STD * std
+        cumulative = erf(np.clip(edges, -reach, reach) / (math.sqrt(2) * std))
+    weights = np.diff(cumulative, axis=1)
+    total = weights.sum(axis=1, keepdims=True)
+    if (total <= 0).any():
+        raise GeometryError(f"a slice lies outside the grid of {fine} fine voxels")
+    return np.asarray(weights / total)
+
+
+def spline_matrix(centres: NDArray[Any], fine: int) -> NDArray[Any]:
+    """Cubic spline interpolation from slice centres to fine voxels as a matrix (fine, slices).
+
+    Beyond the outermost centres the edge value is held: extrapolating a cubic invents values.
+    """
+    count = len(centres)
+    if count == 1:
+        return np.ones((fine, 1))
+    positions = np.clip(np.arange(fine), centres[0], centres[-1])
+    spline = make_interp_spline(centres, np.eye(count), k=min(3, count - 1))
+    return np.asarray(spline(positions))
