@@ -131,7 +131,7 @@ class Geometry:
             matrix[old, new] = -1 if flip else 1
             matrix[old, 3] = self.shape[old] - 1 if flip else 0
         shape = tuple(self.shape[old] for old in order)
-        return Geometry(self.affine @ matrix, shape), tuple(order), flips  # type: ignore[return-value]
+        return Geometry(self.affine @ matrix, shape), tuple(order), flips  # type: ignore[arg-type, return-value]
 
     def resampled(self, axis: int, count: int, spacing: float) -> Geometry:
         """A grid with another number and distance of voxels along one axis, about the same centre."""
