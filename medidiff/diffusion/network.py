@@ -1,0 +1,231 @@
+"""Networks: (image, side channels, embedding) -> image. They know no noise schedule and no operator.
+
+``ResidualUNet`` is what ships: a plain residual U-Net in the Haar domain whose normalisation looks at one voxel at
+a time, so that a tile gives what the whole volume gives. ``MonaiUNet`` is MONAI's ``DiffusionModelUNet`` behind the
+same call, one config away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medidiff.diffusion.haar import Split, bands, haar, inverse_haar
+
+
+class Network(Protocol):
+    """A network takes the noisy image, side channels and one embedding vector an item."""
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """The input's axes must be divisible by these."""
+        ...
+
+    @property
+    def receptive_radius(self) -> int:
+        """How far, in voxels, an output voxel can see."""
+        ...
+
+    def __call__(self, x: Tensor, side: Tensor, embedding: Tensor) -> Tensor: ...
+
+
+class ChannelRMSNorm(nn.Module):
+    """Root mean square normalisation over the channels of one voxel: independent of the tile around it.
+
+    Source: Zhang & Sennrich (2019), Root Mean Square Layer Normalization, eq. (4).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6).to(x.dtype)
+        return x * scale * self.gain.to(x.dtype).view(-1, 1, 1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions with a shortcut; the embedding scales and shifts between them (FiLM).
+
+    Source: He et al. (2016), Identity Mappings in Deep Residual Networks; Perez et al. (2018), FiLM.
+    """
+
+    def __init__(self, channels_in: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelRMSNorm(channels_in), ChannelRMSNorm(channels)
+        self.conv1 = nn.Conv3d(channels_in, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.shortcut = nn.Identity() if channels_in == channels else nn.Conv3d(channels_in, channels, 1)
+        # A block begins as the identity, a network as its input: deep stacks then train from the first step.
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding).to(x.dtype)[:, :, None, None, None].chunk(2, dim=1)
+        h = self.conv1(functional.silu(self.norm1(x)))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.shortcut(x) + self.conv2(functional.silu(h))
+
+
+class ResidualUNet(nn.Module):
+    """Residual U-Net on Haar bands.
+
+    Args:
+        channels: Width of each level; each level halves the resolution.
+        blocks: Residual blocks a level on the way down and on the way up.
+        side: Number of side channels in the image domain (reference, known map).
+        embedding: Length of the embedding vector given by the caller.
+        split: Haar split of each axis.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (48, 96, 192),
+        blocks: int = 2,
+        side: int = 2,
+        embedding: int = 9,
+        split: Split = (2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.split = (split[0], split[1], split[2])
+        self.levels, self.blocks = len(channels), blocks
+        wide = 4 * channels[0]
+        self.embed = nn.Sequential(nn.Linear(embedding, wide), nn.SiLU(), nn.Linear(wide, wide), nn.SiLU())
+        self.enter = nn.Conv3d((1 + side) * bands(self.split), channels[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.pool, self.unpool = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(channels):
+            self.down.append(nn.ModuleList(ResidualBlock(width, width, wide) for _ in range(blocks)))
+            if level + 1 < self.levels:
+                self.pool.append(nn.Conv3d(width, channels[level + 1], 2, stride=2))
+                self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, 2, stride=2))
+                self.up.append(nn.ModuleList(ResidualBlock(width, width, wide) for _ in range(blocks)))
+        self.norm = ChannelRMSNorm(channels[0])
+        self.leave = nn.Conv3d(channels[0], bands(self.split), 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        coarse = 2 ** (self.levels - 1)
+        return self.split[0] * coarse, self.split[1] * coarse, self.split[2] * coarse
+
+    @property
+    def receptive_radius(self) -> int:
+        """Counted in voxels of the coarsest axis: every 3x3x3 convolution sees one position further."""
+        positions = 2.0  # enter and leave
+        for level in range(self.levels):
+            passes = 1 if level + 1 == self.levels else 2
+            positions += 2**level * (2 * self.blocks * passes + 1)
+        return int(math.ceil(positions)) * max(self.split)
+
+    def forward(
+        self, x: Float[Tensor, "b 1 i j k"], side: Float[Tensor, "b s i j k"], embedding: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b 1 i j k"]:
+        e = self.embed(embedding)
+        h = self.enter(haar(torch.cat([x, side], dim=1), self.split))
+        skips: list[Tensor] = []
+        for level in range(self.levels):
+            for block in self.down[level]:  # type: ignore[union-attr]
+                h = block(h, e)
+            if level + 1 < self.levels:
+                skips.append(h)
+                h = self.pool[level](h)
+        for level in reversed(range(self.levels - 1)):
+            # The skip is added, not concatenated: the widest convolution of the network would otherwise double.
+            h = self.unpool[level](h) + skips.pop()
+            for block in self.up[level]:  # type: ignore[union-attr]
+                h = block(h, e)
+        return inverse_haar(self.leave(functional.silu(self.norm(h))), self.split)
+
+
+class MonaiUNet(nn.Module):
+    """MONAI's ``DiffusionModelUNet`` on Haar bands, behind the same call.
+
+    The embedding enters as MONAI's cross-attention-free class vector would: added to the timestep embedding through
+    ``time_embed``. Its mid-block attention is replaced by the identity, because attention over a whole volume is
+    quadratic in its voxels; its GroupNorm remains, so that a tile differs slightly from the whole.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 96),
+        blocks: int = 2,
+        side: int = 2,
+        embedding: int = 9,
+        split: Split = (2, 2, 2),
+        groups: int = 16,
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+        self.split = (split[0], split[1], split[2])
+        self.levels, self.blocks = len(channels), blocks
+        self.net = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=(1 + side) * bands(self.split),
+            out_channels=bands(self.split),
+            channels=tuple(channels),
+            attention_levels=(False,) * len(channels),
+            num_res_blocks=blocks,
+            norm_num_groups=groups,
+        )
+        middle: Any = self.net.middle_block
+        middle.attention = nn.Identity()
+        self.net.time_embed = nn.Sequential(
+            nn.Linear(embedding, 4 * channels[0]), nn.SiLU(), nn.Linear(4 * channels[0], 4 * channels[0])
+        )
+        self._first = channels[0]
+        self._embedding = embedding
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        coarse = 2 ** (self.levels - 1)
+        return self.split[0] * coarse, self.split[1] * coarse, self.split[2] * coarse
+
+    @property
+    def receptive_radius(self) -> int:
+        positions = 2.0 + sum(2**level * (2 * (2 * self.blocks + 1) + 2) for level in range(self.levels))
+        return int(positions) * max(self.split)
+
+    def forward(self, x: Tensor, side: Tensor, embedding: Tensor) -> Tensor:
+        net: Any = self.net
+        w = haar(torch.cat([x, side], dim=1), self.split)
+        # DiffusionModelUNet.forward embeds an integer timestep; ours is a real vector, so its stages are run here.
+        e = net.time_embed(embedding)
+        h = net.conv_in(w)
+        skips = [h]
+        for block in net.down_blocks:
+            h, outputs = block(hidden_states=h, temb=e, context=None)
+            skips.extend(outputs)
+        h = net.middle_block(hidden_states=h, temb=e, context=None)
+        for block in net.up_blocks:
+            own = skips[-len(block.resnets) :]
+            skips = skips[: -len(block.resnets)]
+            h = block(hidden_states=h, res_hidden_states_list=own, temb=e, context=None)
+        return inverse_haar(net.out(h), self.split)
+
+
+NETWORKS: dict[str, type[ResidualUNet] | type[MonaiUNet]] = {"residual_unet": ResidualUNet, "monai_unet": MonaiUNet}
+
+
+def build_network(kind: str, **options: Any) -> ResidualUNet | MonaiUNet:
+    """A network by its name in a config.
+
+    Raises:
+        ConfigError: no such network.
+    """
+    from medidiff.errors import ConfigError
+
+    if kind not in NETWORKS:
+        raise ConfigError(f"unknown network {kind!r}; expected one of {', '.join(sorted(NETWORKS))}")
+    return NETWORKS[kind](**options)
