@@ -22,7 +22,8 @@ from medidiff.errors import InputError
 
 Array = NDArray[Any]
 
-# Wang et al. (2004) use an 11-tap Gaussian window of sigma 1.5; truncate 3.5 gives int(3.5 * 1.5 + 0.5) = 5 taps a side.
+# Wang et al. (2004) use an 11-tap Gaussian window of sigma 1.5; truncate 3.5 gives int(3.5 * 1.5 + 0.5) = 5
+# taps a side.
 SSIM_SIGMA = 1.5
 SSIM_TRUNCATE = 3.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
@@ -40,15 +41,18 @@ class Forward(Protocol):
     def forward(self, x: Any) -> Any: ...
 
 
+def _numpy(x: Any) -> Array:
+    """A NumPy array of an array or torch tensor, without importing torch to ask."""
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
+
 def as_array(x: Any) -> Array:
     """A real 3D float64 array of a NumPy array or torch tensor; leading axes of size one are dropped.
 
     Raises:
         InputError: not three-dimensional, complex, or with values that are not finite.
     """
-    if hasattr(x, "detach"):  # a torch tensor, without importing torch to ask
-        x = x.detach().cpu().numpy()
-    array = np.asarray(x)
+    array = _numpy(x)
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 3:
@@ -147,7 +151,7 @@ def ssim(estimate: Any, truth: Any, *, data_range: float, mask: Any | None = Non
         raise InputError(f"SSIM needs at least {2 * SSIM_RADIUS + 1} voxels along every axis, got {t.shape}")
     if mask is None:
         m = _interior(t.shape)
-        box = (slice(None),) * 3
+        box: tuple[slice, ...] = (slice(None),) * 3
     else:  # filter only where it counts: a head fills a third of its field of view
         box = _bounding_box(m, SSIM_RADIUS)
     similarity, _ = ssim_maps(x[box], t[box], _check_range(data_range))
@@ -245,9 +249,7 @@ def data_consistency(operator: Forward, output: Any, y: Any) -> float:
         output: Reconstruction in the shape and type that the operator takes.
         y: Measurements, in the shape that the operator gives.
     """
-    again, measured = (
-        np.asarray(a.detach().cpu() if hasattr(a, "detach") else a) for a in (operator.forward(output), y)
-    )
+    again, measured = _numpy(operator.forward(output)), _numpy(y)
     if again.shape != measured.shape:
         raise InputError(f"the operator gives {again.shape}, but the measurements have {measured.shape}")
     wide = np.complex128 if np.iscomplexobj(measured) else np.float64

@@ -43,11 +43,11 @@ def head_mask(volume: Any, *, spacing: tuple[float, float, float] = (1.0, 1.0, 1
 
 
 def _threshold(coarse: Array) -> float:
-    """Otsu's threshold on log intensities, each voxel's floor a fiftieth of the bright ones (noise has no log scale)."""
+    """Otsu's threshold on log intensities, floored at a fiftieth of the bright: noise near zero has no log scale."""
     from skimage.filters import threshold_otsu
 
     bright = float(np.percentile(coarse, 98))
-    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)))))
+    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)))))  # type: ignore[no-untyped-call]
 
 
 def _block_means(x: Array, factors: tuple[int, ...]) -> Array:

@@ -96,9 +96,8 @@ def _air(x: Array, inside: Array) -> tuple[float | None, tuple[float, float, flo
     spread = float(values.std())
     correlation = []
     for axis in range(3):
-        first, second = (
-            tuple(s if a == axis else slice(None) for a in range(3)) for s in (slice(None, -1), slice(1, None))
-        )
+        first = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        second = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
         both = air[first] & air[second]
         correlation.append(float(np.corrcoef(x[first][both], x[second][both])[0, 1]) if both.sum() > 100 else math.nan)
     rayleigh = spread > 0 and abs(float(values.mean()) / spread / RAYLEIGH_RATIO - 1) < 0.1

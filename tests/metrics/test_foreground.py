@@ -26,7 +26,8 @@ def test_the_mask_holds_the_head_and_little_else(head: np.ndarray) -> None:
     mask = head_mask(head, spacing=(2, 2, 2))
     assert mask[head > 0.3].mean() > 0.999
     assert mask[head == 0].mean() < 0.15
-    assert not mask[:3].any() and not mask[:, :3].any()
+    assert not mask[:3].any()
+    assert not mask[:, :3].any()
 
 
 def test_noise_and_a_bright_blob_in_the_air_do_not_move_it(head: np.ndarray) -> None:

@@ -34,7 +34,8 @@ def test_planted_noise_is_found_by_both_opinions(smooth_head: np.ndarray, mask: 
     floor = noise_floor(rician(smooth_head, sigma), mask)
     assert floor.sigma == pytest.approx(sigma, rel=0.1)
     assert floor.background_sigma == pytest.approx(sigma, rel=0.05)
-    assert floor.correlation is not None and max(abs(c) for c in floor.correlation) < 0.1
+    assert floor.correlation is not None
+    assert max(abs(c) for c in floor.correlation) < 0.1
 
 
 def test_the_noise_free_anatomy_scores_the_ceiling(smooth_head: np.ndarray, mask: np.ndarray) -> None:
