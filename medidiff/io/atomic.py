@@ -46,7 +46,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         _flush(temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
         if _is_about_writing(error, temporary):
@@ -77,7 +77,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
-    """Write ``value`` as standard JSON with a final newline: NaN and infinity are refused, as JSON has no word for them.
+    """Write ``value`` as standard JSON with a final newline.
 
     Raises:
         OutputError: as ``atomic_file``.
@@ -109,7 +109,7 @@ def remove_stale(folder: str | os.PathLike[str], *, older_than: float = 3600.0) 
             continue
         with suppress(OSError):
             if time.time() - entry.stat(follow_symlinks=False).st_mtime >= older_than:
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
                 removed += 1
     return removed
 

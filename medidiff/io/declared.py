@@ -70,6 +70,19 @@ def spatial_geometry(affine: NDArray[Any], shape: tuple[int, int, int], path: Pa
     return geometry
 
 
+def check_volume_sizes(shape: tuple[int, ...], path: Path) -> None:
+    """Refuse single images.
+
+    Raises:
+        InputError: fewer than three axes, or an axis with one voxel only.
+    """
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        sizes = " x ".join(str(n) for n in shape)
+        raise InputError(
+            f"{path} is a single image ({sizes}); a volume with at least two voxels along each axis was expected"
+        )
+
+
 def check_stored_type(dtype: np.dtype[Any], path: Path) -> None:
     """Refuse numbers that are no intensities.
 
@@ -118,9 +131,9 @@ def check_size(declared: Declared, source: Source) -> None:
     if declared.offset + declared.stored_bytes > most:
         sizes = " x ".join(str(n) for n in declared.sizes)
         raise InputError(
-            f"{declared.data_path} is cut short or its header is wrong: it declares {sizes} voxels of {declared.dtype.name} "
-            f"({human_bytes(declared.stored_bytes)} from byte {declared.offset}), the file cannot hold more than "
-            f"{human_bytes(most)}; copy it again"
+            f"{declared.data_path} is cut short or its header is wrong: it declares {sizes} voxels of "
+            f"{declared.dtype.name} ({human_bytes(declared.stored_bytes)} from byte {declared.offset}), "
+            f"the file cannot hold more than {human_bytes(most)}; copy it again"
         )
 
 
@@ -138,7 +151,7 @@ def guess_modality(data: NDArray[Any], stated: Modality) -> Modality:
 def _fill(flat: NDArray[np.float32], stream: IO[bytes], declared: Declared) -> None:
     count = max(1, _CHUNK_BYTES // declared.dtype.itemsize)
     chunk = np.empty(min(count, flat.size), declared.dtype)
-    buffer = memoryview(chunk).cast("B") if declared.dtype.isnative else memoryview(chunk.view(np.uint8))
+    buffer = chunk.view(np.uint8).data
     for begin in range(0, flat.size, count):
         size = min(count, flat.size - begin)
         wanted = size * declared.dtype.itemsize
@@ -146,7 +159,8 @@ def _fill(flat: NDArray[np.float32], stream: IO[bytes], declared: Declared) -> N
         if got < wanted:
             have = begin * declared.dtype.itemsize + got
             raise InputError(
-                f"{declared.data_path} is cut short: {have} of {declared.stored_bytes} bytes of voxels are there; copy it again"
+                f"{declared.data_path} is cut short: {have} of {declared.stored_bytes} bytes of voxels are there; "
+                "copy it again"
             )
         flat[begin : begin + size] = _physical(chunk[:size], declared.info.scaling, declared.data_path)
 

@@ -3,34 +3,97 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medidiff.errors import InputError, OutputError
-from medidiff.io import nifti
+from medidiff.io import mgh, nifti, nrrd, writers
 from medidiff.io.declared import Declared
 from medidiff.io.source import Source, open_source
-from medidiff.io.writers import write_nifti
 from medidiff.volume import Volume
 
 Writer = Callable[[Volume, Path, np.dtype[Any], float | None], None]
 
-WRITERS: dict[str, Writer] = {".nii": write_nifti, ".nii.gz": write_nifti}
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file format: how its content is recognised and read, and the names under which it is written."""
+
+    name: str
+    recognises: Callable[[bytes], bool]
+    declare: Callable[[Source], Declared]
+    write: Writer
+    suffixes: tuple[str, ...]
+
+
+FORMATS = (
+    Format("NIfTI", nifti.recognises, nifti.declare, writers.write_nifti, (".nii", ".nii.gz")),
+    Format("NRRD", nrrd.recognises, nrrd.declare, writers.write_nrrd, (".nrrd",)),
+    # Last: its magic is the number 1.
+    Format("MGH", mgh.recognises, mgh.declare, writers.write_mgh, (".mgh", ".mgz")),
+)
+
+# What else people try, so that the message can say what it is.
+_OTHERS = (
+    (0, b"PK\x03\x04", "a zip archive; unpack it, or use `medidiff ingest`"),
+    (0, b"\x89HDF", "an HDF5 file (MINC, raw k-space); convert it to NIfTI, or give raw data to the k-space reader"),
+    (0, b"CDF", "a MINC-1 file; convert it to NIfTI first"),
+    (0, b"ObjectType", "a MetaImage; convert it to NIfTI or NRRD first"),
+    (0, b"\x89PNG", "a PNG picture, not a volume"),
+    (0, b"\xff\xd8\xff", "a JPEG picture, not a volume"),
+    (0, b"%PDF", "a PDF document, not a volume"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+    (
+        0,
+        b"\x5c\x01\x00\x00",
+        "an Analyze 7.5 header or a damaged NIfTI one; it does not say left from right: convert it",
+    ),
+    (
+        0,
+        b"\x00\x00\x01\x5c",
+        "an Analyze 7.5 header or a damaged NIfTI one; it does not say left from right: convert it",
+    ),
+)
+
+_MOST_FILES_LOOKED_AT = 2000
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether this is a DICOM file, or a folder.
+    """Whether this is a DICOM file, or a folder with one.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it cannot be opened, or it is a folder without DICOM.
     """
-    if path.is_dir():
+    if not path.is_dir():
+        return nifti.header_beside(path) is None and looks_like_dicom(open_source(path).head)
+    count = 0
+    for file in _files(path):
+        count += 1
+        try:
+            if looks_like_dicom(open_source(file).head):
+                return True
+        except InputError:  # an unreadable neighbour says nothing about the others
+            continue
+        if count >= _MOST_FILES_LOOKED_AT:
+            break
+    raise InputError(
+        f"the folder {path} holds no DICOM ({count} files looked at); name a volume file, or a DICOM folder"
+    )
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Part 10 files by their prefix, bare data sets by their first element (group 0002 or 0008)."""
+    if head[128:132] == b"DICM":
         return True
-    head = open_source(path).head
-    return head[128:132] == b"DICM"
+    group, element = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
+    if len(head) < 132 or group not in (0x0002, 0x0008) or element > 0x0018:
+        return False
+    explicit = head[4:6] in (b"UL", b"CS", b"UI", b"OB", b"DA", b"TM")
+    return explicit or int.from_bytes(head[4:8], "little") <= 256
 
 
 def declare(path: Path) -> tuple[Declared, Source]:
@@ -39,14 +102,16 @@ def declare(path: Path) -> tuple[Declared, Source]:
     Raises:
         InputError: no reader knows this content, or its header is damaged.
     """
-    beside = nifti.header_beside(path)
-    source = open_source(beside or path)
-    if nifti.recognises(source.head):
-        declared = nifti.declare(source)
-    else:
-        raise InputError(f"{path} is no volume that can be read: NIfTI, MGH/MGZ, NRRD or DICOM was expected")
-    data = source if declared.data_path == source.path else open_source(declared.data_path)
-    return declared, data
+    source = open_source(nifti.header_beside(path) or path)
+    for known in FORMATS:
+        if known.recognises(source.head):
+            declared = known.declare(source)
+            data = source if declared.data_path == source.path else open_source(declared.data_path)
+            return declared, data
+    for at, magic, what in _OTHERS:
+        if source.head[at : at + len(magic)] == magic:
+            raise InputError(f"{path} is {what}")
+    raise InputError(f"{path} is no volume: its content is neither NIfTI, MGH/MGZ, NRRD nor DICOM")
 
 
 def writer_for(path: Path) -> Writer:
@@ -55,8 +120,16 @@ def writer_for(path: Path) -> Writer:
     Raises:
         OutputError: the suffix is unknown.
     """
-    name = os.fspath(path).lower()
-    for suffix in sorted(WRITERS, key=len, reverse=True):
-        if name.endswith(suffix):
-            return WRITERS[suffix]
-    raise OutputError(f"cannot write {path}: the name must end in one of {', '.join(sorted(WRITERS))}")
+    name = path.name.lower()
+    for known in FORMATS:
+        if name.endswith(known.suffixes):
+            return known.write
+    endings = ", ".join(suffix for known in FORMATS for suffix in known.suffixes)
+    raise OutputError(f"cannot write {path}: the name must end in one of {endings}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(parent) / name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
-from medidiff.io.declared import Declared, check_stored_type, spatial_geometry
+from medidiff.io.declared import Declared, check_stored_type, check_volume_sizes, spatial_geometry
 from medidiff.io.info import IntensityScaling, VolumeInfo
-from medidiff.io.source import Source
+from medidiff.io.source import Source, open_source
 from medidiff.volume import Modality
 
 _MAGIC_AT = {"nifti1": (344, (b"n+1\0", b"ni1\0")), "nifti2": (4, (b"n+2\0", b"ni2\0"))}
@@ -84,13 +83,13 @@ def _parse(source: Source, version: str) -> Any:
     """A header with nibabel's own repairs (negative pixdim, unknown codes), as ``nibabel.load`` makes them."""
     import nibabel
 
-    kind = nibabel.Nifti1Header if version == "nifti1" else nibabel.Nifti2Header
+    kind: Any = nibabel.Nifti1Header if version == "nifti1" else nibabel.Nifti2Header
     silent = logging.getLogger("medidiff.io.nifti.repairs")
     silent.disabled = True
     try:
         header = kind(source.head[: _HEADER_BYTES[version]], check=False)
         header.check_fix(logger=silent, error_level=45)
-    except Exception as error:  # noqa: BLE001 - on damaged bytes nibabel raises a dozen types
+    except Exception as error:
         raise InputError(f"{source.path} has a damaged NIfTI header ({_one_line(error)})") from error
     return header
 
@@ -106,9 +105,7 @@ def _sizes(header: Any, path: Path) -> tuple[int, ...]:
         sizes.pop()
     if len(sizes) == 5 and sizes[3] == 1:  # a vector image: NIfTI puts its components on the fifth axis
         sizes.pop(3)
-    if len(sizes) < 3 or min(sizes[:3]) < 2:
-        shape = " x ".join(str(n) for n in sizes)
-        raise InputError(f"{path} is a single image ({shape}); a volume with at least two slices was expected")
+    check_volume_sizes(tuple(sizes), path)
     if len(sizes) > 4:
         raise InputError(f"{path} has {len(sizes)} dimensions {tuple(sizes)}; split it into 3D or 4D files first")
     return tuple(sizes)
@@ -116,12 +113,12 @@ def _sizes(header: Any, path: Path) -> tuple[int, ...]:
 
 def _dtype(header: Any, path: Path) -> np.dtype[Any]:
     try:
-        dtype = header.get_data_dtype()
-    except Exception as error:  # noqa: BLE001
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except Exception as error:
         code = int(header["datatype"])
         raise InputError(f"{path} has a damaged NIfTI header: unknown data type code {code}") from error
     check_stored_type(dtype, path)
-    return np.dtype(dtype)
+    return dtype
 
 
 def _affine(header: Any, path: Path) -> tuple[NDArray[Any], list[str]]:
@@ -135,7 +132,7 @@ def _affine(header: Any, path: Path) -> tuple[NDArray[Any], list[str]]:
         if sform_code == 0:
             return np.asarray(header.get_qform(), dtype=np.float64), notes
         sform = np.asarray(header.get_sform(), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{path} has an orientation that cannot be used ({_one_line(error)})") from error
     if qform_code:
         note = _disagreement(header, sform)
@@ -163,13 +160,14 @@ def _spacing_notes(header: Any, spacing: tuple[float, ...], unit: float) -> list
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=float)) * unit
     if np.allclose(pixdim, spacing, rtol=1e-2, atol=1e-4):
         return []
-    return [f"pixdim says {pixdim.round(4).tolist()} mm, the affine {np.round(spacing, 4).tolist()} mm; the affine is taken"]
+    said, used = pixdim.round(4).tolist(), np.round(spacing, 4).tolist()
+    return [f"pixdim says {said} mm, the affine {used} mm; the affine is taken"]
 
 
 def _scaling(header: Any, path: Path) -> IntensityScaling:
     try:
         slope, intercept = header.get_slope_inter()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{path} has an intensity scaling that is not finite") from error
     return IntensityScaling() if slope is None else IntensityScaling(float(slope), float(intercept))
 
@@ -194,8 +192,6 @@ def _data_place(header: Any, source: Source, version: str) -> tuple[Source, int]
 
 
 def _open_image(source: Source) -> Source:
-    from medidiff.io.source import open_source
-
     stem = _stem(source.path)
     for suffix in (".img", ".img.gz", ".IMG"):
         candidate = source.path.with_name(stem + suffix)
@@ -218,7 +214,7 @@ def header_beside(path: Path) -> Path | None:
 
 def _stem(path: Path) -> str:
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    return os.path.splitext(name)[0]  # noqa: PTH122 - a name, not a path
+    return Path(name).stem
 
 
 def _one_line(error: Exception) -> str:
