@@ -29,12 +29,15 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
 
     The suffix is kept. On any exception, an interrupt included, the temporary file is removed and an older file at
     ``path`` stays as it was. A link at ``path`` is followed.
 
+    Args:
+        path: The file to make or replace.
+        durable: Wait until the disk has it. Without, a power cut may lose the file, a killed process still may not.
     Raises:
         OutputError: the folder is missing or not writable, the disk is full, or ``path`` is not a plain file.
     """
@@ -45,9 +48,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         # O_EXCL: nobody can have put a link there. The mode obeys the umask, unlike that of tempfile.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
-        _flush(temporary)
+        if durable:
+            _flush(temporary)
         temporary.replace(target)
-        _flush_folder(target.parent)
+        if durable:
+            _flush_folder(target.parent)
     except OSError as error:
         if _is_about_writing(error, temporary):
             raise OutputError(_explain(error, Path(path))) from error

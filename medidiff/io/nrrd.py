@@ -6,7 +6,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from medidiff.io.source import HEAD_BYTES, Source, open_source, open_stream
 from medidiff.volume import Modality
 
 _ENCODINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-_ENDIAN = {"little": "<", "big": ">"}
+_ENDIAN: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
 # Signs that take the file's axes to R, A, S.
 _SPACES = {
