@@ -14,6 +14,7 @@ import typer
 
 from medidiff import __version__
 from medidiff.cli import boundary, console
+from medidiff.cli.info import info
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 bad input, 4 refused by a gate, 130 interrupted. "
@@ -51,6 +52,9 @@ def options(
     del version
     boundary.debug = debug
     console.configure(quiet=quiet)
+
+
+app.command()(info)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

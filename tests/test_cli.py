@@ -1,0 +1,280 @@
+"""The command line: exit codes, one line for an error, a fast start, and every command documented."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import medidiff
+from medidiff import errors
+from medidiff.cli import app, boundary, console
+from medidiff.cli.app import hoist
+
+HEAVY = ("torch", "monai", "numpy", "prefect", "nibabel", "pydicom", "scipy", "matplotlib", "pydantic")
+
+
+def medidiff_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "medidiff", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1"} | environment,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _restore_process_state() -> Iterator[None]:
+    """The boundary owns the process: give back what it set."""
+    handler, show = signal.getsignal(signal.SIGTERM), warnings.showwarning
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    warnings.showwarning = show
+    boundary.debug = False
+    console.configure(quiet=False)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+# --- what it costs to ask -----------------------------------------------------------------------------------------
+
+
+def test_asking_for_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from medidiff.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as leave:\n    assert leave.code == 0\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_the_version_is_the_package_s() -> None:
+    done = medidiff_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"medidiff {medidiff.__version__}\n")
+
+
+# --- commands are documented ---------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    """Every command by its full name, e.g. ``config show``."""
+    found = {}
+    pending = [("", typer.main.get_command(app))]
+    while pending:
+        name, command = pending.pop()
+        if children := getattr(command, "commands", None):
+            pending += [(f"{name} {child}".strip(), value) for child, value in children.items()]
+        else:
+            found[name] = command
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_a_command_has_help_and_is_in_the_readme(name: str, repository: Path) -> None:
+    command = commands()[name]
+    assert command.help, f"`medidiff {name}` has no help text"
+    silent = [p.name for p in command.params if not getattr(p, "help", None)]
+    assert not silent, f"`medidiff {name}`: no help text for {silent}"
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"medidiff {name}\b", readme), f"README.md does not show `medidiff {name}`"
+
+
+def test_the_exit_codes_in_the_help_are_the_real_ones() -> None:
+    text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    for name, code in vars(errors).items():
+        if name.startswith("EXIT_"):
+            assert re.search(rf"\b{code} \w+", text), f"--help does not explain exit code {code}"
+
+
+# --- errors become a line and a code -------------------------------------------------------------------------------
+
+CODES = [
+    (errors.InputError("a"), 3),
+    (errors.DicomSeriesError("a"), 3),
+    (errors.BudgetError("a"), 3),
+    (errors.ConfigError("a"), 2),
+    (errors.CheckpointError("a"), 1),
+    (errors.OutputError("a"), 1),
+    (errors.GateRefused("a"), 4),
+    (KeyboardInterrupt(), 130),
+    (ValueError("a"), 1),
+    (MemoryError(), 1),
+    (SystemExit(7), 7),
+    (SystemExit(None), 0),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES, ids=lambda value: type(value).__name__)
+def test_an_error_has_its_exit_code_and_one_line(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert boundary.run(raising(error)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    if isinstance(error, SystemExit):
+        assert err == ""
+    else:
+        assert err.startswith("medidiff: ")
+        assert err.count("\n") == 1
+
+
+def test_a_defect_says_how_to_see_more_and_debug_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    boundary.run(raising(ZeroDivisionError("oops")))
+    assert capsys.readouterr().err.startswith(
+        "medidiff: internal error: ZeroDivisionError: oops; run again with --debug"
+    )
+    boundary.debug = True
+    boundary.run(raising(ZeroDivisionError("oops")))
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_place_that_cannot_be_written_is_an_output_error(number: int) -> None:
+    known = boundary.known_error(OSError(number, "x", "there.nii"))
+    assert isinstance(known, errors.OutputError)
+    assert str(known).startswith("there.nii: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told_by_the_system_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    assert boundary.run(command) == errors.EXIT_FAILURE
+    assert "no room left on the device" in capsys.readouterr().err
+
+
+def test_a_message_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    boundary.run(raising(errors.InputError("\x1b[2Jgone\r.nii: not a volume")))
+    assert capsys.readouterr().err == "medidiff: \\x1b[2Jgone\\r.nii: not a volume\n"
+
+
+def test_a_warning_is_one_line_and_developers_warnings_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("two slices are missing", UserWarning, stacklevel=1)
+            warnings.warn("old name", DeprecationWarning, stacklevel=1)
+
+    assert boundary.run(command) == 0
+    assert capsys.readouterr().err == "medidiff: warning: two slices are missing\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unwinds_and_ends_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from medidiff.cli import boundary\n"
+        "def command():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        f"        Path({str(tmp_path / 'cleaned')!r}).touch()\n"
+        "sys.exit(boundary.run(command))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (errors.EXIT_INTERRUPTED, "medidiff: interrupted\n")
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_wrong_usage_is_2() -> None:
+    done = medidiff_process("no-such-command")
+    assert done.returncode == errors.EXIT_USAGE
+    assert "no-such-command" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_crash() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m medidiff --help | true", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "hoisted"),
+    [
+        (["info", "a", "--debug"], ["--debug", "info", "a"]),
+        (["--quiet", "info", "a", "--debug"], ["--quiet", "--debug", "info", "a"]),
+        (["info", "--", "--debug"], ["info", "--", "--debug"]),
+    ],
+)
+def test_global_options_stand_anywhere_but_files_keep_their_names(given: list[str], hoisted: list[str]) -> None:
+    assert hoist(given) == hoisted
+
+
+# --- printing ------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_prints_nothing_but_what_a_program_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    console.configure(quiet=True)
+    console.say("a")
+    console.table("t", ["x"], [[1]])
+    console.facts("t", {"x": 1})
+    with console.progress("working") as on_progress:
+        on_progress(1, 2, "half")
+    console.print_json({"x": 1})
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"x": 1}, "")
+
+
+def test_text_from_files_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("[red]a[/red]")
+    console.table("[bold]t", ["name"], [["[link]b"]])
+    console.facts("", {"[i]c": "[/i]d"})
+    out = capsys.readouterr().out
+    for literal in ("[red]a[/red]", "[bold]t", "[link]b", "[i]c", "[/i]d"):
+        assert literal in out
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def test_info_says_what_a_real_head_is(mni_path: Path) -> None:
+    done = medidiff_process("info", str(mni_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    words = {line.split("  ")[0].strip(): line.split("  ", 1)[1].strip() for line in done.stdout.splitlines() if line}
+    assert words["shape"] == "197 x 233 x 189"
+    assert words["spacing (mm)"] == "1 x 1 x 1"
+    assert words["orientation"] == "RAS"
+    described = json.loads(medidiff_process("info", "--json", str(mni_path)).stdout)
+    assert described["shape"] == [197, 233, 189]
+    assert described["stored_as"] == "uint8"
+
+
+def test_info_of_what_is_no_volume(tmp_path: Path) -> None:
+    text = tmp_path / "notes.nii"
+    text.write_text("not a scan")
+    done = medidiff_process("info", str(text))
+    assert (done.returncode, done.stdout) == (errors.EXIT_BAD_INPUT, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("medidiff: ")
