@@ -43,7 +43,7 @@ def head_mask(volume: Any, *, spacing: tuple[float, float, float] = (1.0, 1.0, 1
 
 
 def _threshold(coarse: Array) -> float:
-    """Otsu's threshold on log intensities, floored at a fiftieth of the bright: noise near zero has no log scale."""
+    """Otsu's threshold on log intensities, floored at a fiftieth of the bright: near zero noise has no log scale."""
     from skimage.filters import threshold_otsu
 
     bright = float(np.percentile(coarse, 98))
