@@ -102,12 +102,18 @@ class Geometry:
         return "".join(codes)
 
     def _anatomical_axes(self) -> tuple[list[int], list[int]]:
-        """For each world axis R, A, S: the voxel axis nearest to it and its sign (largest total cosine)."""
-        from itertools import permutations
+        """For each world axis R, A, S: the voxel axis nearest to it and its sign.
 
+        The voxel axis closest to any world axis chooses first, as in nibabel, so that all tools say the same letters.
+        """
         cosines = self.direction
-        order = max(permutations(range(3)), key=lambda p: sum(abs(cosines[w, v]) for w, v in enumerate(p)))
-        return list(order), [1 if cosines[w, v] >= 0 else -1 for w, v in enumerate(order)]
+        strength = np.abs(cosines)
+        order, free = [0, 0, 0], [0, 1, 2]
+        for voxel in np.argsort(-strength.max(axis=0), kind="stable"):
+            world = free[int(np.argmax(strength[free, voxel]))]
+            free.remove(world)
+            order[world] = int(voxel)
+        return order, [1 if cosines[w, v] >= 0 else -1 for w, v in enumerate(order)]
 
     def to_world(self, index: Array) -> Array:
         """World position in mm of voxel indices, shape (..., 3)."""
