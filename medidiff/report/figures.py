@@ -167,7 +167,10 @@ def _draw(
     canvas = FigureCanvasAgg(figure)
 
     def text(x: float, y: float, words: str, size: float, colour: str = TEXT, **options: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, fontsize=size, color=colour, **({"va": "center"} | options))
+        label = figure.text(
+            x / width, 1 - y / height, words, fontsize=size, color=colour, **({"va": "center"} | options)
+        )
+        label.set_parse_math(False)  # a title with $ is a title, not a formula
 
     text(MARGIN, 26, title, 13, fontweight="bold")
     limit = _limits(columns)
