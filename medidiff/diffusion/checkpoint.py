@@ -1,0 +1,118 @@
+"""Weights on disk: safetensors with everything needed to use them in the header, and nothing that is executed.
+
+A model file carries its network's config, its codec and training record, and the code version as JSON in the
+safetensors header. A training state carries the optimiser as well, so that a run killed at any moment goes on
+with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medidiff import __version__
+from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.network import build_network
+from medidiff.errors import CheckpointError
+from medidiff.io.atomic import atomic_file
+
+FORMAT = "medidiff-model/1"
+STATE_FORMAT = "medidiff-training-state/1"
+# A header is a few kilobytes; a file may not make us read more before anything is checked.
+MAX_HEADER_BYTES = 1 << 20
+MAX_MODEL_BYTES = 4 << 30
+
+
+def save_model(path: Path, network: Mapping[str, Any], tensors: Mapping[str, Tensor], card: Mapping[str, Any],
+               *, half: bool = True) -> None:
+    """Write a model that ``load_model`` reads.
+
+    Args:
+        network: ``{"kind": ..., **options}`` as ``build_network`` takes it.
+        tensors: Parameters by name.
+        card: Training record: data, licences, cost, validation figures.
+        half: Store float16; the rounding is far below the network's own error.
+    """
+    dtype = torch.float16 if half else torch.float32
+    header = {"format": FORMAT, "network": json.dumps(network), "card": json.dumps(card), "medidiff": __version__}
+    _save(path, {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}, header)
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Preconditioned, dict[str, Any]]:
+    """Read a model in full precision, ready to evaluate.
+
+    Returns:
+        The model and its card.
+    Raises:
+        CheckpointError: not a model file, damaged, or the weights do not fit the network it names.
+    """
+    header, tensors = _load(path, FORMAT)
+    try:
+        options = json.loads(header["network"])
+        card = json.loads(header["card"])
+        model = Preconditioned(build_network(**options))
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the weights do not fit the network that the file names ({error})") from error
+    return model.to(device).eval().requires_grad_(False), card
+
+
+def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
+    """Write a training state: groups of tensors (model, ema, moments) and a JSON record."""
+    tensors = {f"{group}/{name}": tensor.detach().cpu() for group, members in groups.items()
+               for name, tensor in members.items()}
+    _save(path, tensors, {"format": STATE_FORMAT, "record": json.dumps(record), "medidiff": __version__})
+
+
+def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read what ``save_state`` wrote.
+
+    Raises:
+        CheckpointError: not a training state, or damaged.
+    """
+    header, tensors = _load(path, STATE_FORMAT)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    try:
+        return groups, dict(json.loads(header["record"]))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: the training state has no readable record") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+
+
+def _load(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            declared = int.from_bytes(stream.read(8), "little")
+        if size > MAX_MODEL_BYTES or declared > min(MAX_HEADER_BYTES, size):
+            raise CheckpointError(f"{path}: not a model file of medidiff: its header claims {declared} bytes")
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            if header.get("format") != wanted:
+                raise CheckpointError(f"{path}: expected {wanted}, found {header.get('format', 'no format')!r}")
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); is the file whole?") from error

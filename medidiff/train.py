@@ -1,0 +1,154 @@
+"""The use case *train*: a config in, a model file out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from medidiff.config import Config
+from medidiff.training.batches import BatchConfig, Batches
+from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer, run_identity
+from medidiff.training.validate import SliceValidation
+from medidiff.training.volumes import Source, conform, crop_to_head, load_volumes
+
+
+class NetworkConfig(Config):
+    """Which network, and how wide."""
+
+    kind: Literal["residual_unet", "monai_unet"] = "residual_unet"
+    channels: tuple[int, ...] = (64, 128, 128)
+    blocks: int = Field(2, ge=1)
+    split: tuple[int, int, int] = (2, 2, 2)
+
+
+class DataConfig(Config):
+    """Where the scans are, and who is in training and who in validation."""
+
+    root: Path
+    train: tuple[Source, ...]
+    validation: str | None = Field(None, description="one head below the root, never trained on")
+
+
+class ValidationConfig(Config):
+    """How the validation head is sliced, and how often it is looked at."""
+
+    every: int = Field(500, ge=1, description="steps")
+    factor: float = Field(4.0, ge=1)
+    profile: Literal["box", "gaussian"] = "box"
+
+
+class TrainConfig(Config):
+    """A whole training run."""
+
+    kind: Literal["train"] = "train"
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 0
+    data: DataConfig
+    network: NetworkConfig = NetworkConfig()
+    batches: BatchConfig = BatchConfig()
+    path: PathConfig = PathConfig()
+    optimizer: OptimizerConfig
+    validation: ValidationConfig = ValidationConfig()
+    card: dict[str, str] = Field(default_factory=dict, description="what the model card says of data and limits")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What may differ between two runs of the same config without changing the weights."""
+
+    output: Path
+    resume: bool = False
+    begin_from: Path | None = None
+    begin_step: int = 0
+    max_minutes: float | None = None
+    device: str | None = None
+    compile: bool = False
+    checkpoint_minutes: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run left on disk."""
+
+    model: Path
+    steps: int
+    finished: bool
+    validation_psnr_db: float | None
+    baseline_psnr_db: float | None
+
+
+def train(
+    config: TrainConfig, options: TrainOptions, on_progress: Callable[[Progress], None] | None = None
+) -> TrainResult:
+    """Train a prior and write it to ``options.output / <name>.safetensors``.
+
+    Raises:
+        ConfigError: the data named in the config is not there.
+        CheckpointError: ``resume`` without a fitting state.
+    """
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+    options.output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        network={**config.network.model_dump(mode="json")},
+        optimizer=config.optimizer,
+        path=config.path,
+        batches=Batches(load_volumes(config.data.root, config.data.train, device), config.batches, config.seed, device),
+        folder=options.output,
+        identity=run_identity(config.network, config.optimizer, config.path, config.data.model_copy(update={"root": Path()})),
+        seed=config.seed,
+        device=device,
+        compile=options.compile,
+    )
+    if options.begin_from is not None:
+        trainer.begin_from(options.begin_from, options.begin_step)
+    if options.resume and trainer.state_path.exists():
+        trainer.resume()
+    validation = _validation(config, device)
+    finished = trainer.run(
+        max_seconds=float("inf") if options.max_minutes is None else 60 * options.max_minutes,
+        checkpoint_every=60 * options.checkpoint_minutes,
+        validate=validation,
+        validate_every=config.validation.every,
+        on_progress=on_progress,
+    )
+    score = validation(trainer.averaged()) if validation else None
+    baseline = validation.baseline() if validation else None
+    model = options.output / f"{config.name}.safetensors"
+    trainer.export(model, _card(config, trainer, score, baseline))
+    return TrainResult(model, trainer.step, finished, score, baseline)
+
+
+def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | None:
+    if config.data.validation is None:
+        return None
+    record = {"path": config.data.root / config.data.validation, "kind": "image", "weight": 1.0, "zoom": 1.0}
+    truth = crop_to_head(conform(record)["data"])
+    multiple = 16
+    truth = truth[tuple(slice(0, n // multiple * multiple) for n in truth.shape)]
+    from medidiff.operators.slices import SliceProfile
+
+    profile = SliceProfile(config.validation.factor, config.validation.factor, config.validation.profile)
+    return SliceValidation(torch.from_numpy(truth.copy()).to(device), profile)
+
+
+def _card(config: TrainConfig, trainer: Trainer, score: float | None, baseline: float | None) -> dict[str, Any]:
+    return {
+        **config.card,
+        "name": config.name,
+        "steps": trainer.step,
+        "patches": trainer.step * config.batches.size,
+        "validation": {
+            "factor": config.validation.factor,
+            "profile": config.validation.profile,
+            "psnr_db": score,
+            "cubic_plus_projection_psnr_db": baseline,
+        },
+    }

@@ -1,0 +1,244 @@
+"""The training loop: draws, steps, averages, and a state on disk that a killed run goes on from.
+
+Everything random in a step is a function of (seed, step), so a run that is killed at any moment and resumed ends,
+on a CPU, with bit-identical weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from medidiff.config import Config, config_digest
+from medidiff.diffusion.checkpoint import load_model, load_state, save_model, save_state
+from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.ema import EMA
+from medidiff.diffusion.loss import denoising_loss
+from medidiff.diffusion.network import build_network
+from medidiff.diffusion.path import draw_ratios
+from medidiff.errors import CheckpointError
+from medidiff.rng import derive_seed
+from medidiff.training.batches import Batch, Batches
+
+# A stream of its own for the noise of the diffusion path, so that adding a degradation does not shift it.
+PATH_STREAM = 1
+
+
+class OptimizerConfig(Config):
+    """AdamW with warm-up, a plateau, and a linear descent to zero over the last part of the run."""
+
+    steps: int = Field(ge=1)
+    lr: float = Field(3e-4, gt=0)
+    warmup: int = Field(200, ge=0)
+    descent: float = Field(0.4, ge=0, le=1, description="share of the steps over which the rate falls to zero")
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+
+    def rate(self, step: int, first: int = 0) -> float:
+        """Learning rate of a step; after ``first`` the warm-up is repeated (a run that goes on from weights alone)."""
+        rise = min(1.0, (step - first + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.descent * self.steps))
+        return self.lr * rise * fall
+
+
+class PathConfig(Config):
+    """Where on the diffusion path to train."""
+
+    blind_share: float = Field(0.34, ge=0, le=1, description="share of each batch at t = 1; 1 is plain regression")
+    mean: float = Field(-0.4, description="mean of log(sigma / residual scale)")
+    std: float = Field(1.4, gt=0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a progress line shows."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    rate: float
+    score: float | None = None
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Owns the model, its average, the optimiser and the place on disk.
+
+    Args:
+        network: ``{"kind": ..., **options}``.
+        folder: Where the state, the loss curve and the model are written.
+        identity: Digest of all that determines the result; a state of another identity is not resumed.
+    """
+
+    network: dict[str, Any]
+    optimizer: OptimizerConfig
+    path: PathConfig
+    batches: Batches
+    folder: Path
+    identity: str
+    seed: int
+    device: torch.device
+    compile: bool = False
+    first: int = 0
+    step: int = 0
+    history: list[tuple[int, float, float | None]] = field(default_factory=list)
+    model: Preconditioned = field(init=False)
+    ema: EMA = field(init=False)
+    adam: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            # Initial weights come from torch's global generator; it is borrowed and given back.
+            torch.random.default_generator.manual_seed(derive_seed(self.seed, 0))
+            self.model = Preconditioned(build_network(**self.network))
+        layout = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
+        self.model.to(self.device, memory_format=layout)
+        self.ema = EMA(self.model, self.optimizer.ema)
+        self.adam = torch.optim.AdamW(
+            self.model.parameters(), lr=self.optimizer.lr, betas=(0.9, 0.99), weight_decay=self.optimizer.weight_decay
+        )
+
+    def run(
+        self,
+        *,
+        max_seconds: float = math.inf,
+        checkpoint_every: float = 180.0,
+        validate_every: int = 0,
+        validate: Callable[[Preconditioned], float] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        report_every: int = 20,
+    ) -> bool:
+        """Train until the last step or the time limit; the state is on disk in either case.
+
+        Returns:
+            True if the last step was reached.
+        """
+        if self.compile:
+            self.model.network.compile(dynamic=False)
+        begin = saved = time.monotonic()
+        window: list[Tensor] = []
+        while self.step < self.optimizer.steps:
+            window.append(self._advance(self.batches[self.step]))
+            now, score = time.monotonic(), None
+            if validate is not None and validate_every and self.step % validate_every == 0:
+                score = validate(self.averaged())
+            if self.step % report_every == 0 or score is not None:
+                loss = float(torch.stack(window).mean())
+                window.clear()
+                self.history.append((self.step, loss, score))
+                if on_progress is not None:
+                    rate = self.optimizer.rate(self.step, self.first)
+                    on_progress(Progress(self.step, self.optimizer.steps, loss, now - begin, rate, score))
+            if now - saved > checkpoint_every:
+                self.save()
+                saved = time.monotonic()
+            if now - begin > max_seconds:
+                break
+        self.save()
+        return self.step >= self.optimizer.steps
+
+    def _advance(self, batch: Batch) -> Tensor:
+        """One optimiser step; returns the loss without waiting for the device."""
+        generator = torch.Generator(self.device).manual_seed(derive_seed(self.seed, self.step, PATH_STREAM))
+        ratios = draw_ratios(
+            len(batch.truth), self.path.blind_share, mean=self.path.mean, std=self.path.std, generator=generator
+        )
+        noise = torch.randn(batch.truth.shape, generator=generator, device=self.device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = denoising_loss(self.model, batch.truth, batch.condition, ratios, noise).mean()
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer.clip)
+        for group in self.adam.param_groups:
+            group["lr"] = self.optimizer.rate(self.step, self.first)
+        self.adam.step()
+        self.ema.update(self.model, self.step - self.first)
+        self.step += 1
+        return loss.detach()
+
+    def averaged(self) -> Preconditioned:
+        """The averaged model as one of its own, for validation and for use."""
+        model = Preconditioned(build_network(**self.network)).to(self.device)
+        self.ema.copy_to(model)
+        return model.eval().requires_grad_(False)
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    def save(self) -> None:
+        """Write the state and the loss curve, each in one rename."""
+        moments = {name: self.adam.state[p] for name, p in self.model.named_parameters() if p in self.adam.state}
+        save_state(
+            self.state_path,
+            {
+                "model": dict(self.model.named_parameters()),
+                "ema": self.ema.tensors(),
+                "first_moment": {name: state["exp_avg"] for name, state in moments.items()},
+                "second_moment": {name: state["exp_avg_sq"] for name, state in moments.items()},
+            },
+            {"step": self.step, "first": self.first, "identity": self.identity, "history": self.history},
+        )
+        self._write_curve()
+
+    def resume(self) -> None:
+        """Go on from the state on disk.
+
+        Raises:
+            CheckpointError: there is none, or it belongs to another configuration.
+        """
+        groups, record = load_state(self.state_path)
+        if record["identity"] != self.identity:
+            raise CheckpointError(
+                f"{self.state_path}: this state belongs to another configuration or code version; "
+                "use another output folder, or start afresh without --resume"
+            )
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(groups["model"][name])
+                self.ema.average[name].copy_(groups["ema"][name])
+        for name, parameter in parameters.items():
+            if name in groups.get("first_moment", {}):
+                self.adam.state[parameter] = {
+                    "step": torch.tensor(float(record["step"] - record["first"])),
+                    "exp_avg": groups["first_moment"][name].to(parameter),
+                    "exp_avg_sq": groups["second_moment"][name].to(parameter),
+                }
+        self.step, self.first = int(record["step"]), int(record["first"])
+        self.history = [(int(s), float(loss), score) for s, loss, score in record["history"]]
+
+    def begin_from(self, weights: Path, step: int = 0) -> None:
+        """Start from the weights of a model file, as at ``step`` of the schedule: fine-tuning, or another machine."""
+        given, _ = load_model(weights, self.device)
+        self.model.load_state_dict(given.state_dict())
+        self.ema = EMA(self.model, self.optimizer.ema)
+        self.step = self.first = step
+
+    def export(self, path: Path, card: dict[str, Any]) -> None:
+        """Write the averaged model as a file that ``reconstruct`` reads."""
+        save_model(path, self.network, self.ema.tensors(), card)
+
+    def _write_curve(self) -> None:
+        from medidiff.io.atomic import atomic_file
+
+        with atomic_file(self.folder / "curve.csv") as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("step", "loss", "validation_psnr_db"))
+            writer.writerows((s, f"{loss:.6f}", "" if score is None else f"{score:.4f}") for s, loss, score in self.history)
+
+
+def run_identity(*configs: Config) -> str:
+    """Digest of everything that determines the weights."""
+    return "-".join(config_digest(config)[:16] for config in configs)
