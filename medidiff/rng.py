@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from hashlib import blake2b
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +16,12 @@ def resolve_seed(seed: int | None) -> int:
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A child seed that depends on the parent and a path of indices (item, epoch, ...), collision-resistant."""
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """A child seed that depends on the parent and a path of indices (item, epoch, ...), collision-resistant.
+
+    A hash and not ``numpy.random.SeedSequence``, which pads with zeros: there (5,), (5, 0) and (5, 0, 0) are one seed.
+    """
+    name = "/".join(str(int(part)) for part in (seed, *path))
+    return int.from_bytes(blake2b(name.encode("ascii"), digest_size=8).digest(), "big") >> 1
 
 
 def generators(seed: int, count: int, device: str | torch.device = "cpu") -> list[torch.Generator]:
