@@ -1,8 +1,35 @@
-"""The house itself: what is installed, packed and promised by its files."""
+"""The house itself: what its files promise is so."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
 from medidiff.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict[str, Any]:
+    return tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def tracked(repository: Path, *patterns: str) -> list[Path]:
+    """Files under version control; all files where there is no git, as in an unpacked archive."""
+    if not (repository / ".git").exists():
+        return [path for pattern in patterns for path in repository.rglob(pattern.lstrip("*"))]
+    command = ["git", "-c", f"safe.directory={repository}", "ls-files", "-z", "--", *patterns]
+    listed = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := repository / name).exists()]
 
 
 def test_the_packaged_head_is_a_real_one(mni: Volume) -> None:
@@ -10,3 +37,65 @@ def test_the_packaged_head_is_a_real_one(mni: Volume) -> None:
     assert mni.geometry.spacing == (1.0, 1.0, 1.0)
     assert mni.geometry.orientation == "RAS"
     assert mni.data.max() > 100
+
+
+def test_every_dependency_is_pinned_within_its_bounds(project: dict[str, Any], repository: Path) -> None:
+    pins = {}
+    for line in (repository / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        pins[_normal(name)] = version
+    assert not [line for line in pins.values() if "+" in line], "a pin for one build of torch fits no other machine"
+    assert not [name for name in pins if name.startswith(("nvidia-", "triton", "cuda"))]
+    extras = project["project"]["optional-dependencies"].values()
+    for requirement in map(Requirement, chain(project["project"]["dependencies"], *extras)):
+        pin = pins.get(_normal(requirement.name))
+        assert pin, f"constraints.txt has no pin for {requirement.name}: make constraints"
+        assert requirement.specifier.contains(pin), f"{requirement} excludes its own pin {pin}"
+        assert requirement.specifier or requirement.name.startswith("types-"), f"{requirement} has no lower bound"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_wheel_holds_every_file_of_the_package(repository: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling, the build backend, is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    expected = {str(path.relative_to(repository)) for path in tracked(repository, "medidiff/*")}
+    assert "medidiff/py.typed" in expected
+    assert expected <= packed
+    assert any(name.endswith("licenses/LICENSE") for name in packed)
+    outside = {name.split("/")[0] for name in packed}
+    assert len(outside) == 2, f"only the package and its metadata belong into a wheel: {outside}"
+
+
+def test_links_between_documents_lead_somewhere(repository: Path) -> None:
+    broken = [
+        f"{document.relative_to(repository)}: {target}"
+        for document in tracked(repository, "*.md")
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+        if not re.match(r"[a-z]+:", target) and not (document.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_make_targets_in_the_documents_exist(repository: Path) -> None:
+    targets = set(re.findall(r"^([a-z%-]+):", (repository / "Makefile").read_text(), flags=re.MULTILINE))
+    unknown = []
+    for document in tracked(repository, "*.md"):
+        for line in re.findall(r"^    make ([a-z -]+)", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            named = line.split("  ")[0].split()
+            unknown += [name for name in named if name not in targets and not name.startswith("bench-")]
+    assert not unknown
+
+
+def test_every_room_is_in_the_architecture(repository: Path) -> None:
+    text = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.relative_to(repository / "medidiff").parts[0] for path in tracked(repository, "medidiff/*.py")}
+    rooms = {room.removesuffix(".py") for room in rooms if not room.startswith("__")}
+    assert "geometry" in rooms
+    assert not {room for room in rooms if not re.search(rf"\b{room}\b", text)}
