@@ -96,7 +96,8 @@ def read_into(stream: IO[bytes], buffer: memoryview, path: Path) -> int:
     done = 0
     try:
         while done < len(buffer):
-            count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
+            # Not readinto: at a missing end that one throws away what came before it.
+            count = stream.readinto1(buffer[done:])  # type: ignore[attr-defined]
             if not count:
                 break
             done += count
