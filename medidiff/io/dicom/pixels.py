@@ -1,0 +1,171 @@
+"""Stored numbers: found in the file or decoded, masked to the bits that count, turned into physical values."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.io.dicom.header import LARGEST_FRAME, open_dataset
+from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
+from medidiff.io.dicom.reasons import Reason, SeriesRefused
+
+Array = NDArray[Any]
+
+_JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
+_RLE = "1.2.840.10008.1.2.5"
+
+
+def stored_frames(header: InstanceHeader) -> Array:
+    """All frames of an object as stored numbers, bits masked and sign extended.
+
+    Returns:
+        Shape (frames, rows, columns) of the stored frames: a mosaic is still one sheet. Integers, or floats for
+        (Double) Float Pixel Data.
+    Raises:
+        SeriesRefused: the file changed or breaks off, or its pixels cannot be decoded.
+    """
+    try:
+        frames = _native(header) if header.offset >= 0 else _decoded(header)
+    except SeriesRefused as refusal:
+        if refusal.path is not None:
+            raise
+        raise SeriesRefused(refusal.reason, refusal.text, path=header.path) from refusal
+    except OSError as error:
+        text = f"the system cannot read the pixels ({error.strerror or type(error).__name__})"
+        raise SeriesRefused(Reason.UNREADABLE, text, path=header.path) from error
+    return frames
+
+
+def plane_values(header: InstanceHeader, frames: Array, plane: Plane) -> Array:
+    """Physical values of one plane, shape (rows, columns), float32.
+
+    Args:
+        header: The object.
+        frames: Of ``stored_frames``.
+        plane: Which of its planes.
+    """
+    if header.layout in (Layout.MOSAIC, Layout.GRID):
+        down, across = divmod(plane.index, header.pixels.columns // header.columns)
+        rows, columns = header.rows, header.columns
+        stored = frames[0, down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
+    else:
+        stored = frames[plane.index]
+    return scaled(stored, header.pixels, plane.slope, plane.intercept)
+
+
+def scaled(stored: Array, pixels: PixelFormat, slope: float, intercept: float) -> Array:
+    """``slope * stored + intercept`` in double precision, rounded once to float32."""
+    if pixels.inverted and not pixels.float_type:
+        lowest = -(1 << (pixels.bits_stored - 1)) if pixels.signed else 0
+        stored = (2 * lowest + (1 << pixels.bits_stored) - 1) - stored.astype(np.int64)
+    if slope == 1.0 and intercept == 0.0:
+        return stored.astype(np.float32)
+    # Whole numbers below 2^24 are exact in float32: the common CT case needs no double.
+    if slope == 1.0 and intercept == int(intercept) and abs(intercept) < 1 << 22 and stored.dtype.itemsize <= 2:
+        return np.add(stored, np.float32(intercept), dtype=np.float32)
+    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def mask_bits(raw: Array, pixels: PixelFormat) -> Array:
+    """Keep the stored bits only and extend the sign.
+
+    Args:
+        raw: Unsigned or signed words as they lie in the file.
+        pixels: Says which bits count. Overlays and junk may sit in the others.
+    """
+    size = raw.dtype.itemsize * 8
+    unsigned = raw.view(f"{'>' if raw.dtype.byteorder == '>' else ''}u{raw.dtype.itemsize}")
+    if pixels.bits_stored == size:
+        return unsigned.view(raw.dtype.str.replace("u", "i")) if pixels.signed else unsigned
+    # Up to the top, then down again: the second shift is arithmetic for signed words, and so extends the sign.
+    up = unsigned << (size - 1 - pixels.high_bit)
+    down = size - pixels.bits_stored
+    return up.view(f"i{raw.dtype.itemsize}") >> down if pixels.signed else up >> down
+
+
+def _native(header: InstanceHeader) -> Array:
+    """Native little endian pixels, straight from their place in the file."""
+    pixels = header.pixels
+    if pixels.float_type:
+        kind = f"<{pixels.float_type}"
+    else:
+        kind = f"<u{pixels.bits_allocated // 8}"
+    count = pixels.rows * pixels.columns * pixels.frames
+    raw: Array = np.fromfile(header.path, dtype=kind, count=count, offset=header.offset)
+    if raw.size != count:
+        raise SeriesRefused(Reason.TRUNCATED, "the file became shorter since its header was read", path=header.path)
+    frames = raw.reshape(pixels.frames, pixels.rows, pixels.columns)
+    return frames if pixels.float_type else mask_bits(frames, pixels)
+
+
+def _decoded(header: InstanceHeader) -> Array:
+    """Pixels through pydicom and its plugins."""
+    pixels = header.pixels
+    dataset, stream = open_dataset(header.path, pixels=True)
+    stream.close()
+    _check_codestream(dataset.get("PixelData"), pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not getattr(dataset.file_meta, "TransferSyntaxUID", None):
+                from pydicom.uid import UID
+
+                dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
+            from pydicom.pixels import pixel_array
+
+            array = np.asarray(pixel_array(dataset, raw=True))
+    except Exception as error:  # noqa: BLE001 - decoders are third-party plugins with exceptions of their own
+        text = f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
+        raise SeriesRefused(Reason.UNDECODABLE, text, path=header.path) from error
+    expected = (pixels.frames, pixels.rows, pixels.columns)
+    if array.size != pixels.frames * pixels.rows * pixels.columns:
+        text = f"decoded {array.shape}, the header declares {expected}"
+        raise SeriesRefused(Reason.LENGTH_MISMATCH, text, path=header.path)
+    return _fit(array.reshape(expected), pixels)
+
+
+def _fit(array: Array, pixels: PixelFormat) -> Array:
+    """Mask decoded numbers, and give them the sign that the header states."""
+    if pixels.float_type or pixels.bits_allocated == 1:
+        return array
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if native.dtype.kind == "f" or native.dtype.itemsize * 8 != pixels.bits_allocated:
+        return native
+    return mask_bits(native, pixels)
+
+
+def _check_codestream(data: Any, pixels: PixelFormat) -> None:
+    """Refuse a codestream that is larger than its header says, before a decoder allocates room for it."""
+    if not isinstance(data, bytes) or pixels.transfer_syntax == _RLE or data[:4] != b"\xfe\xff\x00\xe0":
+        return
+    (table,) = struct.unpack_from("<I", data, 4)
+    start = 8 + table + 8
+    size = codestream_size(data[start : start + 65536])
+    if size is None:
+        return
+    rows, columns = size
+    if rows * columns > LARGEST_FRAME or rows * columns > 4 * pixels.rows * pixels.columns + 4096:
+        text = f"the compressed image is {rows} x {columns}, the header declares {pixels.rows} x {pixels.columns}"
+        raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
+
+
+def codestream_size(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None if not recognised."""
+    start = data.find(b"\xff\x4f\xff\x51", 0, 512)
+    if start >= 0 and len(data) >= start + 24:
+        width, height, left, top = struct.unpack_from(">IIII", data, start + 8)
+        return max(height - top, 0), max(width - left, 0)
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height, width
+        at += 2 + length
+    return None

@@ -1,0 +1,124 @@
+"""From folders to headers: every file is looked at once, in parallel where there are many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from medidiff.io.dicom.header import read_header
+from medidiff.io.dicom.model import InstanceHeader
+from medidiff.io.dicom.reasons import Reason, SetAside
+from medidiff.io.safety import default_budget
+
+Found = InstanceHeader | SetAside
+PathLike = str | os.PathLike[str]
+
+# Starting processes costs about a second: below this many files one process is done sooner.
+WORTH_PROCESSES = 2000
+_CHUNK = 250
+_MOST_WORKERS = 8
+
+
+def index(
+    paths: PathLike | Iterable[PathLike], *, workers: int | None = None, budget: int | None = None
+) -> Iterator[Found]:
+    """Read the headers of files and of everything below folders, up to the pixels.
+
+    Results come in the order of the paths, whatever the number of workers. Nothing is held but what the caller
+    keeps: a classic file's record takes about a kilobyte.
+
+    Args:
+        paths: A file or folder, or several. Links to folders are not followed.
+        workers: Processes; None for as many as are worth while.
+        budget: Bytes that one object's voxels may take; ``default_budget()`` if None.
+    Returns:
+        For each file its header, or why it is no part of a scan.
+    """
+    allowed = default_budget() if budget is None else budget
+    files = walk(paths)
+    first = list(islice(files, WORTH_PROCESSES))
+    count = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
+    if count <= 1 or (len(first) < WORTH_PROCESSES and workers is None):
+        for path in _chain(first, files):
+            yield _read(path, allowed)
+        return
+    yield from _in_processes(_chain(first, files), count, allowed)
+
+
+def walk(paths: PathLike | Iterable[PathLike]) -> Iterator[str | SetAside]:
+    """Every file, folders in order of their names; what cannot be listed comes as a ``SetAside``."""
+    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    for path in listed:
+        name = os.fspath(path)
+        if Path(name).is_dir():
+            yield from _walk_folder(name)
+        elif not Path(name).exists():
+            yield SetAside(name, Reason.UNREADABLE, "there is no such file or folder")
+        elif not Path(name).is_file():
+            # A named pipe would be waited for without end.
+            yield SetAside(name, Reason.UNREADABLE, "neither a file nor a folder")
+        else:
+            yield name
+
+
+def _walk_folder(folder: str) -> Iterator[str | SetAside]:
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        yield SetAside(folder, Reason.UNREADABLE, f"the folder cannot be listed ({error.strerror})")
+        return
+    for entry in listed:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk_folder(entry.path)
+        elif entry.is_file():
+            yield entry.path
+        else:
+            yield SetAside(entry.path, Reason.UNREADABLE, "a broken link, a link to a folder, or no plain file")
+
+
+def _read(path: str | SetAside, budget: int) -> Found:
+    return read_header(path, budget) if isinstance(path, str) else path
+
+
+def _read_chunk(paths: list[str | SetAside], budget: int) -> list[Found]:
+    return [_read(path, budget) for path in paths]
+
+
+def _chain(first: list[str | SetAside], rest: Iterator[str | SetAside]) -> Iterator[str | SetAside]:
+    yield from first
+    yield from rest
+
+
+def _in_processes(files: Iterator[str | SetAside], workers: int, budget: int) -> Iterator[Found]:
+    """Chunks in order, no more than a few ahead of the reader: memory does not grow with the heap."""
+    read = partial(_read_chunk, budget=budget)
+    chunks: list[tuple[list[str | SetAside], Future[list[Found]]]] = []
+    # Forking a process that runs threads (torch, Prefect) can hang it: a fork server has none.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        while True:
+            while len(chunks) < 3 * workers:
+                chunk = list(islice(files, _CHUNK))
+                if not chunk:
+                    break
+                chunks.append((chunk, pool.submit(read, chunk)))
+            if not chunks:
+                return
+            chunk, future = chunks.pop(0)
+            wait([future], return_when=FIRST_COMPLETED)
+            yield from _result(chunk, future, budget)
+
+
+def _result(chunk: list[str | SetAside], future: Future[list[Found]], budget: int) -> list[Found]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        # A worker was killed (memory, most often): the rest is read here, one file at a time.
+        return _read_chunk(chunk, budget)
