@@ -65,7 +65,9 @@ def parse_config(text: str, model: type[C], source: str = "config") -> C:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration, defaults included, as YAML that loads to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    # Flow style for the innermost level keeps three numbers on one line.
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 def config_digest(config: Config) -> str:

@@ -278,3 +278,51 @@ def test_info_of_what_is_no_volume(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (errors.EXIT_BAD_INPUT, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("medidiff: ")
+
+
+def test_config_show_prints_the_resolved_config_and_its_hash(repository: Path) -> None:
+    path = str(repository / "configs" / "brain-t1.yaml")
+    done = medidiff_process("config", "show", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "weight_decay" in done.stdout, "a default that the file leaves out"
+    digest = medidiff_process("config", "show", "--digest", path).stdout.strip()
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert done.stdout.endswith(f"# digest {digest}\n")
+
+
+def test_config_show_tells_the_line_of_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("kind: train\nname: x\ndata: {root: ., train: []}\noptimizer:\n  steps: 0\n")
+    done = medidiff_process("config", "show", str(path))
+    assert (done.returncode, done.stdout) == (errors.EXIT_USAGE, "")
+    assert "wrong.yaml:5: optimizer.steps: " in done.stderr
+
+
+def test_models_lists_what_ships() -> None:
+    from medidiff.models import shipped_models
+
+    done = medidiff_process("models", "--json")
+    assert [entry["name"] for entry in json.loads(done.stdout)] == [info.name for info in shipped_models()]
+    assert medidiff_process("models", "no-such-model").returncode == errors.EXIT_FAILURE
+
+
+def test_train_writes_a_model_that_models_can_show(mni_path: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"""
+        kind: train
+        name: tiny
+        data:
+          root: {mni_path.parent}
+          train: [{{files: {mni_path.name}}}]
+        network: {{channels: [8, 8], blocks: 1}}
+        batches: {{size: 1, patch: 16, line: 48, operators: 4, shares: {{slices: 1}}}}
+        optimizer: {{steps: 3, warmup: 1}}
+        """
+    )
+    out = tmp_path / "run"
+    done = medidiff_process("train", str(config), "-o", str(out), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    shown = medidiff_process("models", str(out / "tiny.safetensors"))
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^steps +3$", shown.stdout, flags=re.MULTILINE)

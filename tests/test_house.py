@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 
+from medidiff.cli.app import ANYWHERE, app
 from medidiff.volume import Volume
 
 
@@ -99,3 +102,23 @@ def test_every_room_is_in_the_architecture(repository: Path) -> None:
     rooms = {room.removesuffix(".py") for room in rooms if not room.startswith("__")}
     assert "geometry" in rooms
     assert not {room for room in rooms if not re.search(rf"\b{room}\b", text)}
+
+
+def test_commands_in_the_documents_have_the_options_shown(repository: Path) -> None:
+    typer_app = typer.main.get_command(app)
+    wrong = []
+    for document in tracked(repository, "*.md"):
+        for line in re.findall(r"^    (?:\$ )?medidiff (.+)", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            command, words = typer_app, shlex.split(line, comments=True)
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            known |= {"--help", "-h", *ANYWHERE}
+            wrong += [f"{document.name}: {line}: {word}" for word in words if _is_option(word) and word not in known]
+            if getattr(command, "commands", None) and words and not _is_option(words[0]):
+                wrong.append(f"{document.name}: {line}: no such command")
+    assert not wrong
+
+
+def _is_option(word: str) -> bool:
+    return re.fullmatch(r"--?[a-z][a-z-]*", word) is not None

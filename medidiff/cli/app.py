@@ -14,7 +14,10 @@ import typer
 
 from medidiff import __version__
 from medidiff.cli import boundary, console
+from medidiff.cli.config import config_app
 from medidiff.cli.info import info
+from medidiff.cli.models import models
+from medidiff.cli.train import train
 
 EPILOG = (
     "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 bad input, 4 refused by a gate, 130 interrupted. "
@@ -55,6 +58,9 @@ def options(
 
 
 app.command()(info)
+app.command()(models)
+app.command()(train)
+app.add_typer(config_app, name="config")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

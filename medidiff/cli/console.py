@@ -32,6 +32,12 @@ def say(text: str = "") -> None:
         _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def log(text: str) -> None:
+    """Print a line about the work, on stderr."""
+    if not _settings.quiet:
+        sys.stderr.write(text + "\n")
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; columns whose every cell is a number stand to the right."""
     if _settings.quiet:
@@ -52,19 +58,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def facts(title: str, pairs: Mapping[str, object]) -> None:
     """Print names and values, one a line."""
-    if _settings.quiet:
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in pairs.items():
-        grid.add_row(Text(name), Text(str(value)))
     if title:
         say(title)
-    _console().print(grid)
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        say(f"{name:<{width}}  {value}")
 
 
 def print_json(value: Any) -> None:

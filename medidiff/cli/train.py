@@ -1,0 +1,67 @@
+"""``medidiff train``: a config in, a model file out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medidiff.cli import console
+
+if TYPE_CHECKING:
+    from medidiff.training.loop import Progress
+
+# A log file is told this often how far training is; a terminal sees a bar that moves.
+LINE_SECONDS = 60.0
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file of `kind: train`, such as configs/brain-t1.yaml.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the model, state and loss curve [default: runs/NAME]."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the output folder.")] = False,
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes; resume later.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: cuda if there is one].")] = None,
+) -> None:
+    """Train a model as CONFIG says."""
+    from medidiff import train as use_case
+    from medidiff.config import load_config
+
+    settings = load_config(config, use_case.TrainConfig)
+    options = use_case.TrainOptions(
+        output=output or Path("runs") / settings.name, resume=resume, max_minutes=max_minutes, device=device
+    )
+    with console.progress(f"training {settings.name}") as on_progress:
+        result = use_case.train(settings, options, _Reporter(on_progress))
+    facts: dict[str, object] = {"model": result.model, "steps": result.steps}
+    if result.validation_psnr_db is not None:
+        facts["validation (dB)"] = f"{result.validation_psnr_db:.2f}"
+        facts["cubic + projection (dB)"] = f"{result.baseline_psnr_db:.2f}"
+    if not result.finished:
+        facts["stopped"] = f"before the last step: go on with `medidiff train {config} --resume`"
+    console.facts("", facts)
+
+
+class _Reporter:
+    """Turns what the training loop reports into a moving bar, or into lines where nobody watches."""
+
+    def __init__(self, on_progress: console.OnProgress) -> None:
+        self.on_progress = on_progress
+        self.score = ""
+        self.last_line = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.score is not None:
+            self.score = f", validation {progress.score:.2f} dB"
+        what = f"loss {progress.loss:.4f}{self.score}"
+        self.on_progress(progress.step, progress.steps, what)
+        due = progress.score is not None or progress.seconds - self.last_line >= LINE_SECONDS
+        if due and not sys.stderr.isatty():
+            self.last_line = progress.seconds
+            clock = time.strftime("%H:%M:%S", time.gmtime(progress.seconds))
+            console.log(f"step {progress.step} of {progress.steps}, {clock}, {what}")
