@@ -6,10 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from medidiff.io.dicom import tags as t
-from medidiff.io.dicom.tiles import csa_image_header, csa_numbers
+from medidiff.io.dicom.tiles import csa_image_header, csa_numbers, grid_times
 from medidiff.io.dicom.values import Header
-
-_UNITS_S = {"RepetitionTime", "EchoTime", "InversionTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +75,19 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def read_facts(header: Header, rows: int) -> AcquisitionFacts:
+def read_facts(header: Header, rows: int, columns: int) -> AcquisitionFacts:
     """The facts of one object.
 
     Args:
         header: Its header.
-        rows: Rows of one plane: a mosaic's echo spacing needs those of a tile.
+        rows, columns: Size of one plane: of a tile for a mosaic.
     """
     frame = _frame_header(header)
     csa = csa_image_header(header)
     axis = {"ROW": "i", "COL": "j", "COLUMN": "j"}.get(_text(header, frame, t.PHASE_ENCODING) or "")
     sign = _phase_sign(header, csa)
-    spacing = _echo_spacing(csa, rows)
+    lines = columns if axis == "i" else rows
+    spacing = _echo_spacing(header, csa, lines)
     kernel = header.texts(t.CONVOLUTION_KERNEL)
     return AcquisitionFacts(
         modality=header.text(t.MODALITY) or None,
@@ -114,7 +113,7 @@ def read_facts(header: Header, rows: int) -> AcquisitionFacts:
         phase_encoding_direction=f"{axis}{sign}" if axis is not None and sign is not None else None,
         phase_encoding_axis=axis,
         effective_echo_spacing=spacing,
-        total_readout_time=None if spacing is None else spacing * (rows - 1),
+        total_readout_time=None if spacing is None else spacing * (lines - 1),
         slice_timing=_slice_timing(header, csa),
         kvp=header.number(t.KVP),
         convolution_kernel=kernel[0] if kernel else None,
@@ -179,20 +178,31 @@ def _phase_sign(header: Header, csa: dict[str, list[Any]]) -> str | None:
     return None
 
 
-def _echo_spacing(csa: dict[str, list[Any]], rows: int) -> float | None:
-    """Effective echo spacing, s, from Siemens' bandwidth per pixel in phase direction."""
+def _echo_spacing(header: Header, csa: dict[str, list[Any]], lines: int) -> float | None:
+    """Effective echo spacing, s: Siemens states the bandwidth per pixel in phase direction, GE the spacing itself."""
     bandwidth = csa_numbers(csa, "BandwidthPerPixelPhaseEncode")
-    return 1.0 / (bandwidth[0] * rows) if bandwidth and bandwidth[0] > 0 and rows > 1 else None
+    if not bandwidth:
+        block = header.private(0x0019, "SIEMENS MR HEADER")
+        bandwidth = header.numbers(block | 0x28, "FD") if block is not None else ()
+    if bandwidth and bandwidth[0] > 0 and lines > 1:
+        return 1.0 / (bandwidth[0] * lines)
+    general = header.private(0x0043, "GEMS_PARM_01")
+    microseconds = header.number(general | 0x2C, "SS") if general is not None else None
+    if general is None or microseconds is None or microseconds <= 0:
+        return None
+    acceleration = header.number(general | 0x83) or 1.0
+    return microseconds * 1e-6 * (acceleration if 0 < acceleration <= 1 else 1.0)
 
 
 def _slice_timing(header: Header, csa: dict[str, list[Any]]) -> tuple[float, ...]:
-    """Start of each tile of a mosaic, s after the first."""
+    """Start of each tile of a mosaic or grid, s after the first, in order of the tiles."""
     times = csa_numbers(csa, "MosaicRefAcqTimes")
     if not times:
         block = header.private(0x0019, "SIEMENS MR HEADER")
         times = header.numbers(block | 0x29, "FD") if block is not None else ()
-    first = min(times, default=0.0)
-    return tuple(round((time - first) / 1000, 6) for time in times)
+    seconds = tuple(time / 1000 for time in times) or grid_times(header)
+    first = min(seconds, default=0.0)
+    return tuple(round(time - first, 6) for time in seconds)
 
 
 def _padding(header: Header) -> float | None:

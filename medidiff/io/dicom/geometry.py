@@ -168,7 +168,8 @@ def describe_gaps(stack: Stack) -> tuple[Reason, str]:
     even = np.abs(np.delete(gaps, [index for index, _ in wide]) - usual).max(initial=0.0) < UNEVEN_TOLERANCE * usual
     if wide and even and all(abs(multiple - round(multiple)) < 0.15 for multiple in multiples):
         missing = sum(round(multiple) - 1 for multiple in multiples)
-        return Reason.MISSING_SLICES, f"{missing} of {len(gaps) + 1 + missing} slices missing: {usual:.2f} mm apart, but {listed}"
+        count = len(gaps) + 1 + missing
+        return Reason.MISSING_SLICES, f"{missing} of {count} slices missing: {usual:.2f} mm apart, but {listed}"
     text = f"slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart"
     return Reason.UNEVEN_SLICES, f"{text}{': ' + listed if listed else ''}"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
 from medidiff.io.dicom.facts import AcquisitionFacts, read_facts
 from medidiff.io.dicom.frames import split
 from medidiff.io.dicom.geometry import (
@@ -16,6 +14,7 @@ from medidiff.io.dicom.geometry import (
     Stack,
     describe_gaps,
     grid_of,
+    places,
     stack_of,
 )
 from medidiff.io.dicom.header import open_dataset
@@ -58,13 +57,11 @@ def _plan_one_series(headers: list[InstanceHeader], policy: ReadPolicy) -> tuple
     stacks = _parallel_groups([Slot(header, plane) for header in headers for plane in header.planes])
     plans: list[SeriesPlan] = []
     aside: list[SetAside] = []
-    directions = _orientations(stacks)
     for slots in stacks:
-        if directions > 1 and _places(slots) < SMALL_STACK:
-            text = f"one of {directions} orientations in its series, with {len(slots)} images: no volume by itself"
-            aside.extend(_all_aside(slots, Reason.MIXED_ORIENTATION, text))
-            continue
         try:
+            refusal = _too_small(slots, stacks)
+            if refusal is not None:
+                raise refusal
             own, refused = _plan_stack(slots, policy)
         except SeriesRefused as refusal:
             aside.extend(_all_aside(slots, refusal.reason, refusal.text))
@@ -91,27 +88,23 @@ def _parallel_groups(slots: list[Slot]) -> list[list[Slot]]:
 
 
 def _parallel(one: Plane, other: Plane) -> bool:
-    if one.orientation is not other.orientation and one.orientation != other.orientation:
-        if max(abs(a - b) for a, b in zip(one.orientation, other.orientation, strict=True)) > SAME_DIRECTION:
-            return False
+    if max(abs(a - b) for a, b in zip(one.orientation, other.orientation, strict=True)) > SAME_DIRECTION:
+        return False
     return max(abs(a - b) for a, b in zip(one.spacing, other.spacing, strict=True)) <= SAME_SPACING_MM
 
 
-def _orientations(stacks: list[list[Slot]]) -> int:
-    """Number of different slice normals in a series."""
-    normals: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    for slots in stacks:
-        direction = slots[0].plane.orientation
-        normal = np.cross(direction[:3], direction[3:])
-        if all(abs(float(normal @ other)) < 1 - SAME_DIRECTION**2 / 2 for other in normals):
-            normals.append(normal)
-    return len(normals)
-
-
-def _places(slots: list[Slot]) -> int:
-    from medidiff.io.dicom.geometry import places
-
-    return len(set(places([slot.plane for slot in slots])))
+def _too_small(slots: list[Slot], stacks: list[list[Slot]]) -> SeriesRefused | None:
+    """Why a few images among others of another kind are no volume by themselves."""
+    if len(stacks) < 2 or len(set(places([slot.plane for slot in slots]))) >= SMALL_STACK:
+        return None
+    mine = slots[0].plane.orientation
+    others = [other[0].plane.orientation for other in stacks if other is not slots]
+    turned = all(max(abs(a - b) for a, b in zip(mine, other, strict=True)) > SAME_DIRECTION for other in others)
+    if turned:
+        text = f"one of {len(stacks)} kinds of plane in its series, with {len(slots)} images: no volume by itself"
+        return SeriesRefused(Reason.MIXED_ORIENTATION, text)
+    text = f"{len(slots)} images of another size, spacing or frame of reference than the rest of their series"
+    return SeriesRefused(Reason.MIXED_GRIDS, text)
 
 
 def _plan_stack(slots: list[Slot], policy: ReadPolicy) -> tuple[list[SeriesPlan], list[SetAside]]:
@@ -152,8 +145,9 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
         notes=tuple(dict.fromkeys(notes)),
     )
     budget = default_budget() if policy.budget is None else policy.budget
-    if plan.bytes_needed // len(frames) > budget:
-        text = f"a frame takes {human_bytes(plan.bytes_needed // len(frames))}, the memory budget is {human_bytes(budget)}"
+    needed = plan.bytes_needed // len(frames)
+    if needed > budget:
+        text = f"a frame takes {human_bytes(needed)}, the memory budget is {human_bytes(budget)}"
         raise SeriesRefused(Reason.OVER_BUDGET, text)
     return plan
 
@@ -196,7 +190,7 @@ def _facts(header: InstanceHeader) -> AcquisitionFacts:
     try:
         dataset, stream = open_dataset(header.path)
         stream.close()
-        return read_facts(Header(dataset), header.rows)
+        return read_facts(Header(dataset), header.rows, header.columns)
     except (SeriesRefused, OSError):
         return AcquisitionFacts()
     except Exception:  # noqa: BLE001 - as in read_header: pydicom leaks many types, and facts are an extra

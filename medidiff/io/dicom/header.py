@@ -8,6 +8,7 @@ import re
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
 from typing import BinaryIO
@@ -43,12 +44,16 @@ _NOT_SCANS = {
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose grid",
     "1.2.840.10008.5.1.4.1.1.4.2": "MR spectroscopy",
 }
-_SCAN_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130"))
+_SCAN_CLASSES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
+)
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR", "ARGB", "HSV", "CMYK")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
 _LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"})
 _LOCALIZER_NAME = re.compile(
-    r"(?<![a-z])(locali[sz]er|scout|aahscout|aascout|survey|surview|topogram|scanogram|(3|three|tri)[ _-]?plane|loc)(?![a-z])", re.I
+    r"(?<![a-z])(locali[sz]er|(aa)?(h|head)?[ _]?scout|survey|surview|topogram|scanogram|(3|three|tri)[ _-]?plane|loc)"
+    r"(?![a-z])",
+    re.IGNORECASE,
 )
 
 
@@ -65,13 +70,17 @@ def read_header(path: str | Path, budget: int) -> InstanceHeader | SetAside:
     try:
         return _read(name, budget)
     except SeriesRefused as refusal:
-        return SetAside(name, refusal.reason, refusal.text)
+        return SetAside(name, refusal.reason, refusal.text, refusal.series_uid)
     except OSError as error:
-        return SetAside(name, Reason.UNREADABLE, f"the system cannot read it ({error.strerror or type(error).__name__})")
+        return SetAside(
+            name, Reason.UNREADABLE, f"the system cannot read it ({error.strerror or type(error).__name__})"
+        )
     except (MemoryError, RecursionError):
         return SetAside(name, Reason.DAMAGED, "the header is nested or sized beyond reason; export the file again")
     except Exception as error:  # noqa: BLE001 - a damaged header leaks about ten exception types from pydicom
-        return SetAside(name, Reason.DAMAGED, f"the header cannot be parsed ({type(error).__name__}); export the file again")
+        return SetAside(
+            name, Reason.DAMAGED, f"the header cannot be parsed ({type(error).__name__}); export the file again"
+        )
 
 
 def open_dataset(path: str, *, pixels: bool = False) -> tuple[FileDataset, BinaryIO]:
@@ -113,7 +122,7 @@ def _check_is_dicom(head: bytes) -> None:
     if len(head) >= 16:
         group, element = struct.unpack("<HH", head[:4])
         (length,) = struct.unpack("<I", head[4:8])
-        if group in (2, 8) and element < 0x200 and (head[4:6].isalpha() and head[4:6].isupper() or length < 512):
+        if group in (2, 8) and element < 0x200 and ((head[4:6].isalpha() and head[4:6].isupper()) or length < 512):
             return
     raise SeriesRefused(Reason.NOT_DICOM, "the file has no DICOM preamble and does not begin with a DICOM element")
 
@@ -148,6 +157,24 @@ def _read(path: str, budget: int) -> InstanceHeader:
         place = _find_pixels(dataset, stream)
         stored = stream.seek(0, os.SEEK_END)
         deflated = isinstance(stream, io.BytesIO)
+    try:
+        return _describe(path, header, dataset, place, _Sizes(size, stored, budget, deflated))
+    except SeriesRefused as refusal:
+        refusal.series_uid = header.text(t.SERIES_UID)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes: of the file, of its content once inflated, and of what its voxels may take."""
+
+    file: int
+    content: int
+    budget: int
+    deflated: bool
+
+
+def _describe(path: str, header: Header, dataset: FileDataset, place: _Place | None, sizes: _Sizes) -> InstanceHeader:
     syntax = _transfer_syntax(dataset)
     _check_kind(header, dataset, has_pixels=place is not None)
     if place is None:
@@ -155,15 +182,15 @@ def _read(path: str, budget: int) -> InstanceHeader:
     image_type = tuple(intern(part.upper()) for part in header.texts(t.IMAGE_TYPE))
     protocol = header.text(t.SERIES_DESCRIPTION) or header.text(t.PROTOCOL_NAME)
     if _LOCALIZER_TYPES.intersection(image_type) or _LOCALIZER_NAME.search(protocol):
-        raise _aside(header, Reason.LOCALIZER, "a scout for planning, by its image type or its name")
+        raise SeriesRefused(Reason.LOCALIZER, "a scout for planning, by its image type or its name")
     notes: list[str] = []
     pixels = _pixel_format(header, place, syntax, notes)
-    _check_size(pixels, place, stored, size, budget, syntax)
+    _check_size(pixels, place, sizes, syntax)
     layout, planes, rows, columns = _planes(header, pixels, image_type, notes)
-    native = syntax in NATIVE and not deflated and syntax != EXPLICIT_BIG and pixels.bits_allocated % 8 == 0
+    native = syntax in NATIVE and not sizes.deflated and syntax != EXPLICIT_BIG and pixels.bits_allocated % 8 == 0
     return InstanceHeader(
         path=path,
-        size=size,
+        size=sizes.file,
         sop_class=intern(header.text(t.SOP_CLASS_UID)),
         sop_uid=header.text(t.SOP_INSTANCE_UID),
         series_uid=intern(header.text(t.SERIES_UID) or f"none:{Path(path).parent}:{header.text(t.SERIES_NUMBER)}"),
@@ -242,18 +269,14 @@ def _check_kind(header: Header, dataset: FileDataset, *, has_pixels: bool) -> No
     if not has_pixels and not looks_like_image:
         if not sop_class:
             raise SeriesRefused(Reason.NOT_DICOM, "the file names no SOP class and holds no image")
-        raise _aside(header, Reason.NOT_AN_IMAGE, "a DICOM object without pixels (report, presentation state, raw data)")
+        raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOM object without pixels (report, presentation state, raw data)")
     if sop_class in _NOT_SCANS:
-        raise _aside(header, Reason.NOT_A_SCAN, f"{_NOT_SCANS[sop_class]}, not an acquired image")
+        raise SeriesRefused(Reason.NOT_A_SCAN, f"{_NOT_SCANS[sop_class]}, not an acquired image")
     colour = header.text(t.PHOTOMETRIC).upper()
     if (header.integer(t.SAMPLES_PER_PIXEL) or 1) > 1 or colour.startswith(_COLOUR):
-        raise _aside(header, Reason.COLOUR, "colours are not intensities; a scan has one sample a voxel")
+        raise SeriesRefused(Reason.COLOUR, "colours are not intensities; a scan has one sample a voxel")
     if sop_class == _SECONDARY_CAPTURE or sop_class.startswith(f"{_SECONDARY_CAPTURE}."):
-        raise _aside(header, Reason.SECONDARY_CAPTURE, "a screen picture or a converted image, not an acquisition")
-
-
-def _aside(header: Header, reason: Reason, text: str) -> SeriesRefused:
-    return SeriesRefused(reason, text)
+        raise SeriesRefused(Reason.SECONDARY_CAPTURE, "a screen picture or a converted image, not an acquisition")
 
 
 def _no_pixels(header: Header, dataset: FileDataset) -> str:
@@ -262,6 +285,8 @@ def _no_pixels(header: Header, dataset: FileDataset) -> str:
     value, length = getattr(last, "value", None), getattr(last, "length", 0)
     if isinstance(value, bytes) and length != UNDEFINED and len(value) < length:
         raise SeriesRefused(Reason.TRUNCATED, "the file breaks off inside its header; copy or export it again")
+    if t.ROWS not in header:
+        raise SeriesRefused(Reason.TRUNCATED, "the header ends before it describes an image; copy or export it again")
     return "an image without PixelData; the file may be cut off, export it again"
 
 
@@ -289,7 +314,9 @@ def _pixel_format(header: Header, place: _Place, syntax: str, notes: list[str]) 
     if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
         text = f"bits allocated {allocated}, stored {stored}, high bit {high} do not fit together"
         raise SeriesRefused(Reason.INVALID_ATTRIBUTE, text)
-    inverted = header.text(t.PHOTOMETRIC).upper() == "MONOCHROME1" and header.text(t.MODALITY).upper() not in ("CT", "PT")
+    # A Hounsfield unit or a PET activity is what it is, however it is to be displayed.
+    physical = header.text(t.MODALITY).upper() in ("CT", "PT")
+    inverted = header.text(t.PHOTOMETRIC).upper() == "MONOCHROME1" and not physical
     if inverted:
         notes.append("MONOCHROME1: stored values were turned over, so that more signal is a larger number")
     return PixelFormat(
@@ -307,11 +334,11 @@ def _pixel_format(header: Header, place: _Place, syntax: str, notes: list[str]) 
     )
 
 
-def _check_size(pixels: PixelFormat, place: _Place, stored: int, size: int, budget: int, syntax: str) -> None:
+def _check_size(pixels: PixelFormat, place: _Place, sizes: _Sizes, syntax: str) -> None:
     """Compare what the header claims with the budget and with the bytes that are there, before anything is read."""
-    needed = pixels.rows * pixels.columns * pixels.frames * 4
-    if needed > budget:
-        text = f"the header claims {human_bytes(needed)} of voxels, the memory budget is {human_bytes(budget)}"
+    needed, stored = pixels.rows * pixels.columns * pixels.frames * 4, sizes.content
+    if needed > sizes.budget:
+        text = f"the header claims {human_bytes(needed)} of voxels, the memory budget is {human_bytes(sizes.budget)}"
         raise SeriesRefused(Reason.OVER_BUDGET, text)
     if syntax not in NATIVE:
         if place.length != UNDEFINED:
@@ -324,7 +351,8 @@ def _check_size(pixels: PixelFormat, place: _Place, stored: int, size: int, budg
     expected = pixels.native_bytes
     row = max(pixels.columns * pixels.bits_allocated // 8, 2)
     if not expected <= place.length < expected + row:
-        text = f"{pixels.frames} frames of {pixels.rows} x {pixels.columns} take {expected} bytes, the file declares {place.length}"
+        shape = f"{pixels.frames} frames of {pixels.rows} x {pixels.columns}"
+        text = f"{shape} take {expected} bytes, the file declares {place.length}"
         raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
     if place.offset + expected > stored:
         text = f"{expected} bytes of pixels declared, {max(stored - place.offset, 0)} present; copy or export it again"
@@ -341,7 +369,9 @@ def _planes(
     if sheet is not None:
         return sheet.layout, sheet.planes, sheet.rows, sheet.columns
     if pixels.frames > 1:
-        raise SeriesRefused(Reason.NO_GEOMETRY, f"{pixels.frames} frames without functional groups: no frame has a place")
+        raise SeriesRefused(
+            Reason.NO_GEOMETRY, f"{pixels.frames} frames without functional groups: no frame has a place"
+        )
     if header.text(t.MODALITY).upper() not in ("MR", "CT", "PT") and t.IMAGE_POSITION not in header:
         raise SeriesRefused(Reason.NO_GEOMETRY, "an image without a place in space")
     return Layout.CLASSIC, (classic_plane(header, image_type),), pixels.rows, pixels.columns

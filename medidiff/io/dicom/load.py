@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.errors import DicomSeriesError
 from medidiff.io.dicom.group import plan_series
 from medidiff.io.dicom.model import InstanceHeader
 from medidiff.io.dicom.pixels import plane_values, stored_frames
@@ -18,7 +18,7 @@ from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside
 from medidiff.io.dicom.resample import onto_grid
 from medidiff.io.dicom.scan import PathLike, index
 from medidiff.io.info import IntensityScaling, VolumeInfo
-from medidiff.io.safety import check_budget, default_budget
+from medidiff.io.safety import check_budget
 from medidiff.volume import Volume
 
 Array = NDArray[Any]
@@ -43,7 +43,8 @@ def find_series(
         else:
             headers.append(found)
     series, refused = plan_series(headers, policy)
-    return SeriesReport(tuple(series), (*aside, *refused))
+    aside.extend(refused)
+    return SeriesReport(tuple(_with_losses(plan, aside) for plan in series), tuple(aside))
 
 
 def load(plan: SeriesPlan, *, budget: int | None = None) -> Volume:
@@ -142,6 +143,15 @@ def the_only(report: SeriesReport) -> SeriesPlan:
     raise SeriesRefused(reason, "\n".join([text, *detail]), set_aside=report.set_aside)
 
 
+def _with_losses(plan: SeriesPlan, aside: list[SetAside]) -> SeriesPlan:
+    """Note on a plan what of its series was left out: a volume may be whole and still end too early."""
+    lost = Counter(
+        item.reason for item in aside if item.series_uid == plan.series_uid and item.reason is not Reason.DUPLICATE
+    )
+    notes = [f"of this series, {count} left out: {reason.value}" for reason, count in sorted(lost.items())]
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
 def _fill(out: Array, frames: tuple[FramePlan, ...]) -> None:
     """Write every plane to its place, file by file, so that an object is decoded once for all of its planes."""
     wanted: dict[str, list[tuple[int, int, int]]] = {}
@@ -155,16 +165,3 @@ def _fill(out: Array, frames: tuple[FramePlan, ...]) -> None:
         stored = stored_frames(header)
         for number, k, plane in places:
             out[number, k] = plane_values(header, stored, header.planes[plane])
-
-
-__all__ = [
-    "DicomSeriesError",
-    "default_budget",
-    "find_series",
-    "iter_frames",
-    "load",
-    "probe_series",
-    "read_series",
-    "replace",
-    "the_only",
-]

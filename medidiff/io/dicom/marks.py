@@ -154,7 +154,8 @@ def diffusion(header: Header) -> tuple[float | None, tuple[float, ...] | None]:
         return header.number(siemens | 0x0C, "IS"), header.vector(siemens | 0x0E, 3, "FD")
     philips = header.private(0x2001, _PHILIPS_IMAGING)
     if philips is not None and philips | 0x03 in header:
-        return header.number(philips | 0x03, "FL"), _three(header, header.private(0x2005, _PHILIPS), (0xB0, 0xB1, 0xB2), "FL")
+        direction = _three(header, header.private(0x2005, _PHILIPS), (0xB0, 0xB1, 0xB2), "FL")
+        return header.number(philips | 0x03, "FL"), direction
     general = header.private(0x0043, _GE_PARAMETERS)
     if general is not None and general | 0x39 in header:
         b_value = header.number(general | 0x39, "IS")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from medidiff.io.dicom.header import LARGEST_FRAME, open_dataset
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
@@ -90,10 +92,7 @@ def mask_bits(raw: Array, pixels: PixelFormat) -> Array:
 def _native(header: InstanceHeader) -> Array:
     """Native little endian pixels, straight from their place in the file."""
     pixels = header.pixels
-    if pixels.float_type:
-        kind = f"<{pixels.float_type}"
-    else:
-        kind = f"<u{pixels.bits_allocated // 8}"
+    kind = f"<{pixels.float_type}" if pixels.float_type else f"<u{pixels.bits_allocated // 8}"
     count = pixels.rows * pixels.columns * pixels.frames
     raw: Array = np.fromfile(header.path, dtype=kind, count=count, offset=header.offset)
     if raw.size != count:
@@ -112,13 +111,9 @@ def _decoded(header: InstanceHeader) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not getattr(dataset.file_meta, "TransferSyntaxUID", None):
-                from pydicom.uid import UID
-
                 dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
-            from pydicom.pixels import pixel_array
-
             array = np.asarray(pixel_array(dataset, raw=True))
-    except Exception as error:  # noqa: BLE001 - decoders are third-party plugins with exceptions of their own
+    except Exception as error:
         text = f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
         raise SeriesRefused(Reason.UNDECODABLE, text, path=header.path) from error
     expected = (pixels.frames, pixels.rows, pixels.columns)

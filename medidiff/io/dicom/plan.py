@@ -122,7 +122,8 @@ class SeriesPlan:
         number = "" if self.series_number is None else f"series {self.series_number} "
         label = f" ({self.label})" if self.label else ""
         times = f" x {len(self.frames)}" if len(self.frames) > 1 else ""
-        return f"{number}{self.modality}{label}: {i} x {j} x {k}{times} voxels of {spacing} mm, {self.geometry.orientation}"
+        size = f"{i} x {j} x {k}{times} voxels of {spacing} mm"
+        return f"{number}{self.modality}{label}: {size}, {self.geometry.orientation}"
 
 
 @dataclass(frozen=True, slots=True)

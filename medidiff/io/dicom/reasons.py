@@ -43,6 +43,7 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     CONFLICTING_POSITIONS = "different images at one position"
     MIXED_ORIENTATION = "mixed orientations"
+    MIXED_GRIDS = "mixed grids"
     UNEVEN_SLICES = "uneven slices"
     MISSING_SLICES = "missing slices"
     TILTED = "gantry tilt"
@@ -103,6 +104,7 @@ class SeriesRefused(DicomSeriesError):
         self.text = text
         self.path = path
         self.set_aside = set_aside
+        self.series_uid = ""
         where = f"{reference_of(path)}: " if path is not None else ""
         super().__init__(f"{where}{reason.value}: {text}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
@@ -99,7 +100,7 @@ def _chain(first: list[str | SetAside], rest: Iterator[str | SetAside]) -> Itera
 def _in_processes(files: Iterator[str | SetAside], workers: int, budget: int) -> Iterator[Found]:
     """Chunks in order, no more than a few ahead of the reader: memory does not grow with the heap."""
     read = partial(_read_chunk, budget=budget)
-    chunks: list[tuple[list[str | SetAside], Future[list[Found]]]] = []
+    chunks: deque[tuple[list[str | SetAside], Future[list[Found]] | None]] = deque()
     # Forking a process that runs threads (torch, Prefect) can hang it: a fork server has none.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -108,17 +109,27 @@ def _in_processes(files: Iterator[str | SetAside], workers: int, budget: int) ->
                 chunk = list(islice(files, _CHUNK))
                 if not chunk:
                     break
-                chunks.append((chunk, pool.submit(read, chunk)))
+                chunks.append((chunk, _submit(pool, read, chunk)))
             if not chunks:
                 return
-            chunk, future = chunks.pop(0)
-            wait([future], return_when=FIRST_COMPLETED)
+            chunk, future = chunks.popleft()
             yield from _result(chunk, future, budget)
 
 
-def _result(chunk: list[str | SetAside], future: Future[list[Found]], budget: int) -> list[Found]:
+def _submit(
+    pool: ProcessPoolExecutor, read: Callable[[list[str | SetAside]], list[Found]], chunk: list[str | SetAside]
+) -> Future[list[Found]] | None:
     try:
-        return future.result()
+        return pool.submit(read, chunk)
     except BrokenProcessPool:
-        # A worker was killed (memory, most often): the rest is read here, one file at a time.
-        return _read_chunk(chunk, budget)
+        return None
+
+
+def _result(chunk: list[str | SetAside], future: Future[list[Found]] | None, budget: int) -> list[Found]:
+    try:
+        if future is not None:
+            return future.result()
+    except BrokenProcessPool:
+        pass
+    # A worker was killed (memory, most often): what it had is read here, one file at a time.
+    return _read_chunk(chunk, budget)

@@ -14,7 +14,7 @@ from medidiff.io.dicom import marks
 from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.model import Layout, Mark, PixelFormat, Plane, Vector
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
-from medidiff.io.dicom.values import Header
+from medidiff.io.dicom.values import Header, seconds_of
 
 _MOST_TILES = 4096
 _UIH_COUNT = 0x50
@@ -72,7 +72,7 @@ def csa_image_header(header: Header) -> dict[str, list[Any]]:
         from nibabel.nicom import csareader
 
     try:
-        parsed = csareader.read(raw)
+        parsed = csareader.read(raw)  # type: ignore[no-untyped-call]
         return {name: tag["items"] for name, tag in parsed["tags"].items()}
     except Exception:  # noqa: BLE001 - damaged CSA bytes leak struct, value and nibabel's own errors: it is absent then
         return {}
@@ -161,6 +161,14 @@ def _grid(header: Header, pixels: PixelFormat, image_type: tuple[str, ...], unit
         raise SeriesRefused(Reason.MISSING_ATTRIBUTE, text)
     positions = [np.array(marks.position(item)) for item in items[:count]]
     return _sheet(Layout.GRID, header, size, positions, marks.of_classic(header, image_type))
+
+
+def grid_times(header: Header) -> tuple[float, ...]:
+    """Acquisition time of each tile of a UIH grid, s of the day; empty for anything else."""
+    united = header.private(0x0065, "IMAGE PRIVATE HEADER")
+    items = header.items(united | _UIH_TILES) if united is not None else []
+    times = [seconds_of(item.text(t.ACQUISITION_TIME)) for item in items]
+    return tuple(time for time in times if time is not None) if None not in times else ()
 
 
 def _sheet(

@@ -27,7 +27,6 @@ class Header:
 
     Args:
         dataset: As pydicom read it.
-        default_vr: VRs of private or unusual tags, for files with implicit VR.
     """
 
     __slots__ = ("_dataset", "_elements")
@@ -48,9 +47,10 @@ class Header:
         value = getattr(element, "value", None)
         if isinstance(value, bytes):
             return value
-        if value is None or isinstance(value, (list, tuple)) or hasattr(value, "__iter__") and not isinstance(value, str):
-            return "\\".join(str(item) for item in value).encode("latin-1", "replace") if value else b""
-        return str(value).encode("latin-1", "replace")
+        if value is None:
+            return b""
+        parts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+        return "\\".join(str(part) for part in parts).encode("latin-1", "replace")
 
     def text(self, tag: int) -> str:
         """A string without padding; characters outside ASCII are replaced, for none of our decisions needs them."""
@@ -168,7 +168,7 @@ def _from_binary(value: bytes, code: str, order: str) -> tuple[float, ...]:
 def _from_python(value: Any) -> tuple[float, ...]:
     if value is None or value == "":
         return ()
-    values = value if isinstance(value, (list, tuple)) or hasattr(value, "__len__") and not isinstance(value, str) else [value]
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
     try:
         numbers = tuple(float(item) for item in values)
     except (TypeError, ValueError, OverflowError):
