@@ -47,7 +47,7 @@ def _threshold(coarse: Array) -> float:
     from skimage.filters import threshold_otsu
 
     bright = float(np.percentile(coarse, 98))
-    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)))))  # type: ignore[no-untyped-call]
+    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)))))
 
 
 def _block_means(x: Array, factors: tuple[int, ...]) -> Array:
