@@ -41,7 +41,10 @@ def atomic_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
     Raises:
         OutputError: the folder is missing or not writable, the disk is full, or ``path`` is not a plain file.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:
+        raise OutputError(f"cannot write {os.fspath(path)!r}: {error}") from error
     temporary = target.with_name(f".medidiff-tmp-{os.getpid()}-{secrets.token_hex(4)}-{target.name[-100:]}")
     _check_place(target, Path(path))
     try:

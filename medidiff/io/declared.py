@@ -23,6 +23,10 @@ _CHUNK_BYTES = 1 << 23
 _AIR_HU = (-1100.0, -700.0)
 
 
+# From below a light microscope to beyond a person.
+_SPACING_MM = (1e-5, 1e4)
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What a header claims, in the same words for every format.
@@ -62,7 +66,9 @@ def spatial_geometry(affine: NDArray[Any], shape: tuple[int, int, int], path: Pa
         geometry = Geometry(affine, shape)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}; its header must be repaired before it can be used") from error
-    if geometry.shear >= SHEAR_TOLERANCE:
+    if not all(_SPACING_MM[0] < step < _SPACING_MM[1] for step in geometry.spacing):
+        raise GeometryError(f"{path}: a spacing of {geometry.spacing} mm is impossible; its header must be repaired")
+    if not geometry.shear < SHEAR_TOLERANCE:
         raise GeometryError(
             f"{path}: the voxel axes are not at right angles (largest cosine {geometry.shear:.3g}, "
             f"at most {SHEAR_TOLERANCE:g} is accepted); resample it onto an orthogonal grid first"
@@ -162,7 +168,8 @@ def _fill(flat: NDArray[np.float32], stream: IO[bytes], declared: Declared) -> N
                 f"{declared.data_path} is cut short: {have} of {declared.stored_bytes} bytes of voxels are there; "
                 "copy it again"
             )
-        flat[begin : begin + size] = _physical(chunk[:size], declared.info.scaling, declared.data_path)
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            flat[begin : begin + size] = _physical(chunk[:size], declared.info.scaling, declared.data_path)
 
 
 def _physical(stored: NDArray[Any], scaling: IntensityScaling, path: Path) -> NDArray[Any]:

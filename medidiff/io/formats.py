@@ -13,7 +13,7 @@ import numpy as np
 from medidiff.errors import InputError, OutputError
 from medidiff.io import mgh, nifti, nrrd, writers
 from medidiff.io.declared import Declared
-from medidiff.io.source import Source, open_source
+from medidiff.io.source import Source, is_folder, open_source
 from medidiff.volume import Volume
 
 Writer = Callable[[Volume, Path, np.dtype[Any], float | None], None]
@@ -68,7 +68,7 @@ def is_dicom(path: Path) -> bool:
     Raises:
         InputError: it cannot be opened, or it is a folder without DICOM.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return nifti.header_beside(path) is None and looks_like_dicom(open_source(path).head)
     count = 0
     for file in _files(path):
@@ -105,13 +105,23 @@ def declare(path: Path) -> tuple[Declared, Source]:
     source = open_source(nifti.header_beside(path) or path)
     for known in FORMATS:
         if known.recognises(source.head):
-            declared = known.declare(source)
+            declared = _declare(known, source)
             data = source if declared.data_path == source.path else open_source(declared.data_path)
             return declared, data
     for at, magic, what in _OTHERS:
         if source.head[at : at + len(magic)] == magic:
             raise InputError(f"{path} is {what}")
     raise InputError(f"{path} is no volume: its content is neither NIfTI, MGH/MGZ, NRRD nor DICOM")
+
+
+def _declare(known: Format, source: Source) -> Declared:
+    """The boundary to damaged headers: what a reader did not foresee is the header's fault, in one line."""
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused by the geometry
+            return known.declare(source)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{source.path} has a damaged {known.name} header ({reason})") from error
 
 
 def writer_for(path: Path) -> Writer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medidiff.errors import InputError
 from medidiff.io.declared import Declared, check_stored_type, check_volume_sizes, spatial_geometry
 from medidiff.io.info import IntensityScaling, VolumeInfo
-from medidiff.io.source import Source, open_source
+from medidiff.io.source import Source, exists, open_source
 from medidiff.volume import Modality
 
 _MAGIC_AT = {"nifti1": (344, (b"n+1\0", b"ni1\0")), "nifti2": (4, (b"n+2\0", b"ni2\0"))}
@@ -46,7 +46,7 @@ def declare(source: Source) -> Declared:
     dtype = _dtype(header, source.path)
     affine, notes = _affine(header, source.path)
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine = np.diag([unit, unit, unit, 1.0]) @ affine
+    affine[:3] *= unit
     geometry = spatial_geometry(affine, (sizes[0], sizes[1], sizes[2]), source.path)
     frames = sizes[3] if len(sizes) == 4 else 1
     info = VolumeInfo(
@@ -88,7 +88,7 @@ def _parse(source: Source, version: str) -> Any:
     silent.disabled = True
     try:
         header = kind(source.head[: _HEADER_BYTES[version]], check=False)
-        header.check_fix(logger=silent, error_level=45)
+        header.check_fix(logger=silent, error_level=40)
     except Exception as error:
         raise InputError(f"{source.path} has a damaged NIfTI header ({_one_line(error)})") from error
     return header
@@ -195,7 +195,7 @@ def _open_image(source: Source) -> Source:
     stem = _stem(source.path)
     for suffix in (".img", ".img.gz", ".IMG"):
         candidate = source.path.with_name(stem + suffix)
-        if candidate.exists():
+        if exists(candidate):
             return open_source(candidate)
     raise InputError(f"{source.path} is the header of a pair; its image file {stem}.img is not beside it")
 
@@ -207,7 +207,7 @@ def header_beside(path: Path) -> Path | None:
         return None
     for suffix in (".hdr", ".hdr.gz", ".HDR"):
         candidate = path.with_name(_stem(path) + suffix)
-        if candidate.exists():
+        if exists(candidate):
             return candidate
     return None
 

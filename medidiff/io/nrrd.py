@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medidiff.errors import GeometryError, InputError
 from medidiff.io.declared import Declared, check_volume_sizes, spatial_geometry
 from medidiff.io.info import VolumeInfo
-from medidiff.io.source import HEAD_BYTES, Source, open_source, open_stream
+from medidiff.io.source import HEAD_BYTES, Source, exists, open_source, open_stream
 from medidiff.volume import Modality
 
 _ENCODINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
@@ -94,12 +94,13 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     import nrrd
 
     try:
-        fields = dict(nrrd.read_header(io.BytesIO(text)))
+        with np.errstate(all="raise"):  # a size beyond int64 is an error, not a warning
+            fields = dict(nrrd.read_header(io.BytesIO(text)))
     except Exception as error:  # on damaged text pynrrd raises what its parts raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path} has a damaged NRRD header ({reason})") from error
     # The standard allows "data file" and "datafile".
-    return {name.replace(" ", "").lower(): value for name, value in fields.items()}
+    return {name.replace(" ", ""): value for name, value in fields.items()}
 
 
 def _sizes(header: dict[str, Any], path: Path) -> tuple[int, ...]:
@@ -190,7 +191,7 @@ def _unit(header: dict[str, Any]) -> float:
 
 def _modality(header: dict[str, Any]) -> Modality:
     # 3D Slicer marks its label maps with keys such as "Segment0_ID".
-    return Modality.LABEL if any(name.startswith("segment0_") for name in header) else Modality.MR
+    return Modality.LABEL if any(name.startswith("Segment0_") for name in header) else Modality.MR
 
 
 def _thickness(header: dict[str, Any], axes: _Axes) -> float | None:
@@ -277,6 +278,6 @@ def _open_beside(name: str, header_path: Path) -> Source:
         inside = False
     if not name or not inside:
         raise InputError(f"{header_path} names a data file outside its own folder; that is not followed")
-    if not target.exists():
+    if not exists(target):
         raise InputError(f"{header_path} is the header of a pair; the data file that it names is not beside it")
     return open_source(target)

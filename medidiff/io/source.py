@@ -50,6 +50,16 @@ class Source:
         return {"": on_disk, "gzip": on_disk * DEFLATE_RATIO}.get(codec, 2**62)
 
 
+def exists(path: Path) -> bool:
+    """Whether something is there; unlike ``Path.exists``, a name that cannot be is no exception."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; unlike ``Path.is_dir``, a name that cannot be is no exception."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def open_source(path: str | os.PathLike[str]) -> Source:
     """Look at a file without trusting it.
 

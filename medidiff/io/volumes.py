@@ -14,6 +14,7 @@ from medidiff.io import formats
 from medidiff.io.declared import check_size, guess_modality, read_declared
 from medidiff.io.info import VolumeInfo
 from medidiff.io.safety import check_budget
+from medidiff.io.source import exists
 from medidiff.volume import Volume
 
 
@@ -85,7 +86,7 @@ def write_volume(
             ``source``.
     """
     target = Path(path)
-    if source is not None and target.exists() and Path(source).exists() and target.samefile(source):
+    if source is not None and exists(target) and exists(Path(source)) and target.samefile(source):
         raise OutputError(f"cannot write {target}: it is the input; choose another name")
     formats.writer_for(target)(volume, target, np.dtype(dtype), frame_step)
     return target
