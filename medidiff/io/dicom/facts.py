@@ -152,7 +152,7 @@ def _text(header: Header, frame: list[Header], tag: int) -> str | None:
 def _number(header: Header, frame: list[Header], *tags: int, vr: str = "DS") -> float | None:
     for place in [header, *frame]:
         for tag in tags:
-            value = place.number(tag, vr)
+            value = place.number(tag, "FD" if tag in (t.EFFECTIVE_ECHO_TIME, t.INVERSION_TIMES) else vr)
             if value is not None:
                 return value
     return None

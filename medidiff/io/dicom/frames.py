@@ -79,13 +79,22 @@ def _same_pixels(one: list[Slot], other: list[Slot]) -> bool:
 
 def _digests(slots: list[Slot]) -> list[bytes]:
     """A digest of each plane's values; its own path where they cannot be read, which makes it unlike all others."""
-    digests = []
-    for slot in slots:
+    by_file: dict[str, list[int]] = {}
+    for number, slot in enumerate(slots):
+        by_file.setdefault(slot.header.path, []).append(number)
+    digests = [b""] * len(slots)
+    for path, numbers in by_file.items():
+        header = slots[numbers[0]].header
         try:
-            values = plane_values(slot.header, stored_frames(slot.header), slot.plane)
-            digests.append(blake2b(values.tobytes(), digest_size=16).digest())
+            stored = stored_frames(header)
         except SeriesRefused:
-            digests.append(slot.header.path.encode("utf-8", "surrogateescape"))
+            stored = None
+        for number in numbers:
+            if stored is None:
+                digests[number] = path.encode("utf-8", "surrogateescape")
+                continue
+            values = plane_values(header, stored, slots[number].plane)
+            digests[number] = blake2b(values.tobytes(), digest_size=16).digest()
     return digests
 
 

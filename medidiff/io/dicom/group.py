@@ -129,6 +129,9 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
     modality = {"MR": Modality.MR, "CT": Modality.CT}.get(first.modality, Modality.OTHER)
     lone = len(stack.order) == 1
     declared = frames[0].slots[0].plane.gap
+    facts = _facts(first)
+    if facts.gantry_tilt and abs(facts.gantry_tilt) > 0.5 and not stack.is_tilted and not lone:
+        notes.append(f"the header states a gantry tilt of {facts.gantry_tilt:g} degrees, the positions show none")
     plan = SeriesPlan(
         series_uid=first.series_uid,
         study_uid=first.study_uid,
@@ -140,7 +143,7 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
         frames=tuple(ordered),
         thickness=stack.thickness,
         spacing_between_slices=declared if lone else float(grid.geometry.spacing[2]),
-        facts=_facts(first),
+        facts=facts,
         protocol=first.protocol,
         notes=tuple(dict.fromkeys(notes)),
     )

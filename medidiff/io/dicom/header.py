@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydicom.dataset import FileDataset
 from medidiff.io.dicom import enhanced, marks, tiles
 from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
+from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside
 from medidiff.io.dicom.values import Header, seconds_of
 from medidiff.io.safety import GIB, human_bytes
@@ -27,6 +28,8 @@ from medidiff.io.safety import GIB, human_bytes
 LONGEST_ELEMENT = 16 * 1024**2
 # A deflated dataset is inflated whole, so a small file must not become more than this.
 LONGEST_INFLATED = 1 * GIB
+# Bytes after the pixels that are mere padding. More of them may mean that Rows or Columns is wrong.
+LONGEST_PADDING = 3
 # The largest frame that a decoder may be asked for, whatever the header claims.
 LARGEST_FRAME = 32768 * 32768
 
@@ -57,21 +60,25 @@ _LOCALIZER_NAME = re.compile(
 )
 
 
-def read_header(path: str | Path, budget: int) -> InstanceHeader | SetAside:
+def read_header(path: str | Path, budget: int, *, localizers: bool = False) -> InstanceHeader | SetAside:
     """Read one file's header.
 
     Args:
         path: The file.
         budget: Bytes that the object's pixels may take once decoded.
+        localizers: Take scouts for scans.
     Returns:
         The header, or why the file is no part of a scan. Nothing is raised for a bad file.
     """
     name = str(path)
     try:
-        return _read(name, budget)
+        return _read(name, budget, localizers)
     except SeriesRefused as refusal:
         return SetAside(name, refusal.reason, refusal.text, refusal.series_uid)
     except OSError as error:
+        if error.errno in (None, errno.EINVAL):
+            # pydicom seeks by the lengths that the file states; a system that cannot read has another number.
+            return SetAside(name, Reason.DAMAGED, "the header states lengths that lead nowhere; export the file again")
         return SetAside(
             name, Reason.UNREADABLE, f"the system cannot read it ({error.strerror or type(error).__name__})"
         )
@@ -99,9 +106,7 @@ def open_dataset(path: str, *, pixels: bool = False) -> tuple[FileDataset, Binar
             content = _inflate(stream.read())
             stream.close()
             stream = io.BytesIO(content)
-        with warnings.catch_warnings():
-            # pydicom quotes values in its warnings: they are judged here, and must not reach a log.
-            warnings.simplefilter("ignore")
+        with quiet():
             dataset = pydicom.dcmread(
                 stream, stop_before_pixels=not pixels, force=True, defer_size=None if pixels else LONGEST_ELEMENT
             )
@@ -149,7 +154,7 @@ def _inflate(content: bytes) -> bytes:
     return meta + body
 
 
-def _read(path: str, budget: int) -> InstanceHeader:
+def _read(path: str, budget: int, localizers: bool) -> InstanceHeader:
     size = os.stat(path).st_size  # noqa: PTH116 - half the cost of Path.stat, 100,000 times
     dataset, stream = open_dataset(path)
     with stream:
@@ -158,7 +163,7 @@ def _read(path: str, budget: int) -> InstanceHeader:
         stored = stream.seek(0, os.SEEK_END)
         deflated = isinstance(stream, io.BytesIO)
     try:
-        return _describe(path, header, dataset, place, _Sizes(size, stored, budget, deflated))
+        return _describe(path, header, dataset, place, _Sizes(size, stored, budget, deflated), localizers)
     except SeriesRefused as refusal:
         refusal.series_uid = header.text(t.SERIES_UID)
         raise
@@ -174,16 +179,18 @@ class _Sizes:
     deflated: bool
 
 
-def _describe(path: str, header: Header, dataset: FileDataset, place: _Place | None, sizes: _Sizes) -> InstanceHeader:
+def _describe(
+    path: str, header: Header, dataset: FileDataset, place: _Place | None, sizes: _Sizes, localizers: bool
+) -> InstanceHeader:
     syntax = _transfer_syntax(dataset)
     _check_kind(header, dataset, has_pixels=place is not None)
     if place is None:
         raise SeriesRefused(Reason.MISSING_ATTRIBUTE, _no_pixels(header, dataset))
     image_type = tuple(intern(part.upper()) for part in header.texts(t.IMAGE_TYPE))
     protocol = header.text(t.SERIES_DESCRIPTION) or header.text(t.PROTOCOL_NAME)
-    if _LOCALIZER_TYPES.intersection(image_type) or _LOCALIZER_NAME.search(protocol):
+    if not localizers and (_LOCALIZER_TYPES.intersection(image_type) or _LOCALIZER_NAME.search(protocol)):
         raise SeriesRefused(Reason.LOCALIZER, "a scout for planning, by its image type or its name")
-    notes: list[str] = []
+    notes = _doubts(dataset)
     pixels = _pixel_format(header, place, syntax, notes)
     _check_size(pixels, place, sizes, syntax)
     layout, planes, rows, columns = _planes(header, pixels, image_type, notes)
@@ -250,7 +257,7 @@ def _find_pixels(dataset: FileDataset, stream: BinaryIO) -> _Place | None:
 
 def _transfer_syntax(dataset: FileDataset) -> str:
     """The transfer syntax; where the file meta information names none, what the bytes look like."""
-    declared = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "").strip("\0 ")
+    declared = Header(dataset.file_meta).text(t.TRANSFER_SYNTAX_UID)
     if declared:
         return intern(EXPLICIT_LITTLE if declared == DEFLATED else declared)
     implicit, little = dataset.original_encoding
@@ -259,10 +266,19 @@ def _transfer_syntax(dataset: FileDataset) -> str:
     return IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE
 
 
+def _doubts(dataset: FileDataset) -> list[str]:
+    """What the file leaves unsaid about its own encoding."""
+    notes = []
+    if not dataset.preamble:
+        notes.append("the file has no DICOM preamble: read by the look of its first element")
+    if not Header(dataset.file_meta).text(t.TRANSFER_SYNTAX_UID):
+        notes.append("the file names no transfer syntax: read by the look of its first element, as uncompressed")
+    return notes
+
+
 def _check_kind(header: Header, dataset: FileDataset, *, has_pixels: bool) -> None:
     """Set apart what is DICOM but not an image of a scan."""
-    media_class = str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "") or "")
-    sop_class = header.text(t.SOP_CLASS_UID) or media_class
+    sop_class = header.text(t.SOP_CLASS_UID) or Header(dataset.file_meta).text(t.MEDIA_SOP_CLASS_UID)
     if sop_class == _DIRECTORY or t.DIRECTORY_RECORDS in header:
         raise SeriesRefused(Reason.DIRECTORY_RECORD, "a list of other files; the files themselves are read instead")
     looks_like_image = t.ROWS in header or sop_class in _SCAN_CLASSES
@@ -349,8 +365,7 @@ def _check_size(pixels: PixelFormat, place: _Place, sizes: _Sizes, syntax: str) 
     if place.length == UNDEFINED:
         raise SeriesRefused(Reason.UNSUPPORTED_ENCODING, "the transfer syntax says native, the pixels are encapsulated")
     expected = pixels.native_bytes
-    row = max(pixels.columns * pixels.bits_allocated // 8, 2)
-    if not expected <= place.length < expected + row:
+    if not expected <= place.length <= expected + LONGEST_PADDING:
         shape = f"{pixels.frames} frames of {pixels.rows} x {pixels.columns}"
         text = f"{shape} take {expected} bytes, the file declares {place.length}"
         raise SeriesRefused(Reason.LENGTH_MISMATCH, text)

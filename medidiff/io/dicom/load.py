@@ -37,7 +37,7 @@ def find_series(
     policy = policy or ReadPolicy()
     headers: list[InstanceHeader] = []
     aside: list[SetAside] = []
-    for found in index(paths, workers=workers, budget=policy.budget):
+    for found in index(paths, workers=workers, budget=policy.budget, localizers=policy.localizers):
         if isinstance(found, SetAside):
             aside.append(found)
         else:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import struct
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from medidiff.io.dicom.header import LARGEST_FRAME, open_dataset
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
+from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
 
 Array = NDArray[Any]
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 _RLE = "1.2.840.10008.1.2.5"
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 def stored_frames(header: InstanceHeader) -> Array:
@@ -107,20 +110,24 @@ def _decoded(header: InstanceHeader) -> Array:
     dataset, stream = open_dataset(header.path, pixels=True)
     stream.close()
     _check_codestream(dataset.get("PixelData"), pixels)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not getattr(dataset.file_meta, "TransferSyntaxUID", None):
-                dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
-            array = np.asarray(pixel_array(dataset, raw=True))
-    except Exception as error:
-        text = f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
-        raise SeriesRefused(Reason.UNDECODABLE, text, path=header.path) from error
+    array = _pydicom_array(dataset, pixels)
     expected = (pixels.frames, pixels.rows, pixels.columns)
     if array.size != pixels.frames * pixels.rows * pixels.columns:
         text = f"decoded {array.shape}, the header declares {expected}"
         raise SeriesRefused(Reason.LENGTH_MISMATCH, text, path=header.path)
     return _fit(array.reshape(expected), pixels)
+
+
+def _pydicom_array(dataset: Dataset, pixels: PixelFormat) -> Array:
+    try:
+        with quiet():
+            dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
+            return np.asarray(pixel_array(dataset, raw=True))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        text = f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
+        raise SeriesRefused(Reason.UNDECODABLE, text) from error
 
 
 def _fit(array: Array, pixels: PixelFormat) -> Array:
@@ -135,17 +142,25 @@ def _fit(array: Array, pixels: PixelFormat) -> Array:
 
 def _check_codestream(data: Any, pixels: PixelFormat) -> None:
     """Refuse a codestream that is larger than its header says, before a decoder allocates room for it."""
-    if not isinstance(data, bytes) or pixels.transfer_syntax == _RLE or data[:4] != b"\xfe\xff\x00\xe0":
+    if not isinstance(data, bytes) or pixels.transfer_syntax == _RLE:
         return
-    (table,) = struct.unpack_from("<I", data, 4)
-    start = 8 + table + 8
-    size = codestream_size(data[start : start + 65536])
-    if size is None:
-        return
-    rows, columns = size
-    if rows * columns > LARGEST_FRAME or rows * columns > 4 * pixels.rows * pixels.columns + 4096:
-        text = f"the compressed image is {rows} x {columns}, the header declares {pixels.rows} x {pixels.columns}"
-        raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
+    for start, length in _items(data):
+        size = codestream_size(data[start : start + min(length, 65536)])
+        if size is None:
+            continue
+        rows, columns = size
+        if rows * columns > LARGEST_FRAME or rows * columns > 4 * pixels.rows * pixels.columns + 4096:
+            text = f"the compressed image is {rows} x {columns}, the header declares {pixels.rows} x {pixels.columns}"
+            raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
+
+
+def _items(data: bytes) -> Iterator[tuple[int, int]]:
+    """Start and length of each fragment of encapsulated pixel data, the offset table first."""
+    at = 0
+    while data[at : at + 4] == _ITEM and at + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        yield at + 8, length
+        at += 8 + length
 
 
 def codestream_size(data: bytes) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from medidiff.io.safety import default_budget
 
 Found = InstanceHeader | SetAside
 PathLike = str | os.PathLike[str]
+_Reader = Callable[[list[str | SetAside]], list[Found]]
 
 # Starting processes costs about a second: below this many files one process is done sooner.
 WORTH_PROCESSES = 2000
@@ -27,7 +28,11 @@ _MOST_WORKERS = 8
 
 
 def index(
-    paths: PathLike | Iterable[PathLike], *, workers: int | None = None, budget: int | None = None
+    paths: PathLike | Iterable[PathLike],
+    *,
+    workers: int | None = None,
+    budget: int | None = None,
+    localizers: bool = False,
 ) -> Iterator[Found]:
     """Read the headers of files and of everything below folders, up to the pixels.
 
@@ -38,18 +43,19 @@ def index(
         paths: A file or folder, or several. Links to folders are not followed.
         workers: Processes; None for as many as are worth while.
         budget: Bytes that one object's voxels may take; ``default_budget()`` if None.
+        localizers: Take scouts for scans.
     Returns:
         For each file its header, or why it is no part of a scan.
     """
-    allowed = default_budget() if budget is None else budget
+    read = partial(_read, budget=default_budget() if budget is None else budget, localizers=localizers)
     files = walk(paths)
     first = list(islice(files, WORTH_PROCESSES))
     count = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     if count <= 1 or (len(first) < WORTH_PROCESSES and workers is None):
         for path in _chain(first, files):
-            yield _read(path, allowed)
+            yield read(path)
         return
-    yield from _in_processes(_chain(first, files), count, allowed)
+    yield from _in_processes(_chain(first, files), count, partial(_read_chunk, read=read))
 
 
 def walk(paths: PathLike | Iterable[PathLike]) -> Iterator[str | SetAside]:
@@ -84,12 +90,12 @@ def _walk_folder(folder: str) -> Iterator[str | SetAside]:
             yield SetAside(entry.path, Reason.UNREADABLE, "a broken link, a link to a folder, or no plain file")
 
 
-def _read(path: str | SetAside, budget: int) -> Found:
-    return read_header(path, budget) if isinstance(path, str) else path
+def _read(path: str | SetAside, budget: int, localizers: bool) -> Found:
+    return read_header(path, budget, localizers=localizers) if isinstance(path, str) else path
 
 
-def _read_chunk(paths: list[str | SetAside], budget: int) -> list[Found]:
-    return [_read(path, budget) for path in paths]
+def _read_chunk(paths: list[str | SetAside], read: Callable[[str | SetAside], Found]) -> list[Found]:
+    return [read(path) for path in paths]
 
 
 def _chain(first: list[str | SetAside], rest: Iterator[str | SetAside]) -> Iterator[str | SetAside]:
@@ -97,9 +103,8 @@ def _chain(first: list[str | SetAside], rest: Iterator[str | SetAside]) -> Itera
     yield from rest
 
 
-def _in_processes(files: Iterator[str | SetAside], workers: int, budget: int) -> Iterator[Found]:
+def _in_processes(files: Iterator[str | SetAside], workers: int, read: _Reader) -> Iterator[Found]:
     """Chunks in order, no more than a few ahead of the reader: memory does not grow with the heap."""
-    read = partial(_read_chunk, budget=budget)
     chunks: deque[tuple[list[str | SetAside], Future[list[Found]] | None]] = deque()
     # Forking a process that runs threads (torch, Prefect) can hang it: a fork server has none.
     context = multiprocessing.get_context("forkserver")
@@ -113,23 +118,21 @@ def _in_processes(files: Iterator[str | SetAside], workers: int, budget: int) ->
             if not chunks:
                 return
             chunk, future = chunks.popleft()
-            yield from _result(chunk, future, budget)
+            yield from _result(chunk, future, read)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, read: Callable[[list[str | SetAside]], list[Found]], chunk: list[str | SetAside]
-) -> Future[list[Found]] | None:
+def _submit(pool: ProcessPoolExecutor, read: _Reader, chunk: list[str | SetAside]) -> Future[list[Found]] | None:
     try:
         return pool.submit(read, chunk)
     except BrokenProcessPool:
         return None
 
 
-def _result(chunk: list[str | SetAside], future: Future[list[Found]] | None, budget: int) -> list[Found]:
+def _result(chunk: list[str | SetAside], future: Future[list[Found]] | None, read: _Reader) -> list[Found]:
     try:
         if future is not None:
             return future.result()
     except BrokenProcessPool:
         pass
     # A worker was killed (memory, most often): what it had is read here, one file at a time.
-    return _read_chunk(chunk, budget)
+    return read(chunk)

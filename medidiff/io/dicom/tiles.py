@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from medidiff.io.dicom import marks
 from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.model import Layout, Mark, PixelFormat, Plane, Vector
+from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
 from medidiff.io.dicom.values import Header, seconds_of
 
@@ -51,9 +51,18 @@ def find(header: Header, pixels: PixelFormat, image_type: tuple[str, ...], notes
         count = header.integer(united | _UIH_COUNT, "DS")
         if count is not None and count > 1:
             return _grid(header, pixels, image_type, united, count)
-    if "MOSAIC" in image_type:
+    if "MOSAIC" in image_type or _says_mosaic(header):
         return _mosaic(header, pixels, image_type, notes)
     return None
+
+
+def _says_mosaic(header: Header) -> bool:
+    """Whether private elements speak of a mosaic that the image type, rewritten by an export, no longer shows."""
+    private = header.private(0x0019, "SIEMENS MR HEADER")
+    count = header.integer(private | 0x0A, "US") if private is not None else None
+    detail = header.private(0x0021, "SIEMENS MR SDI 02")
+    kind = header.texts(detail | 0x75) if detail is not None else ()
+    return "MOSAIC" in kind or (count is not None and count > 1)
 
 
 def square_side(count: int) -> int:
@@ -67,12 +76,11 @@ def csa_image_header(header: Header) -> dict[str, list[Any]]:
     raw = header.raw(block | 0x10) if block is not None else b""
     if len(raw) < 16:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nibabel calls its DICOM part experimental; its CSA parser is not
+    with quiet():  # nibabel calls its DICOM part experimental; its CSA parser is not
         from nibabel.nicom import csareader
 
     try:
-        parsed = csareader.read(raw)  # type: ignore[no-untyped-call]
+        parsed = csareader.read(raw)
         return {name: tag["items"] for name, tag in parsed["tags"].items()}
     except Exception:  # noqa: BLE001 - damaged CSA bytes leak struct, value and nibabel's own errors: it is absent then
         return {}

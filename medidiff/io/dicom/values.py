@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 import struct
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydicom.dataset import Dataset
+
+from medidiff.io.dicom.quiet import quiet
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H", "UV": "Q", "SV": "q"}
 _MOST_VALUES = 4096
@@ -101,8 +102,7 @@ class Header:
         if tag not in self._elements:
             return []
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 value = self._dataset[tag].value
                 return [Header(item) for item in value if isinstance(item, Dataset)] if value is not None else []
         except Exception:  # noqa: BLE001 - pydicom leaks about ten types from damaged sequences: the element is absent
