@@ -18,6 +18,8 @@ TASK_SIZE = 8
 # At and above this ratio of noise to signal the noisy image says nothing, and the network is not shown it: one
 # evaluation then gives the posterior mean given the condition alone, deterministically.
 BLIND_RATIO = 60.0
+# sigma is multiplied and divided by the scale on its way here; rounding must not un-blind it.
+BLIND_TOLERANCE = 1e-3
 
 
 @runtime_checkable
@@ -83,7 +85,7 @@ class Preconditioned(nn.Module):
     def denoise_residual(self, u: Tensor, ratio: Tensor, condition: Condition) -> Tensor:
         """The same in residual units: ``u`` noisy with standard deviation ``ratio``."""
         s = ratio.view(-1, 1, 1, 1, 1)
-        blind = s >= BLIND_RATIO
+        blind = s >= BLIND_RATIO * (1 - BLIND_TOLERANCE)
         u = torch.where(blind, torch.zeros_like(u), u)
         s = s.clamp(max=BLIND_RATIO)
         skip, inward = 1 / (1 + s**2), torch.rsqrt(1 + s**2)

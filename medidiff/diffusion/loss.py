@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import BLIND_RATIO, Condition, Preconditioned
+from medidiff.diffusion.denoiser import BLIND_RATIO, BLIND_TOLERANCE, Condition, Preconditioned
 
 
 def denoising_loss(
@@ -27,7 +27,7 @@ def denoising_loss(
     u = (truth - condition.reference) / condition.scale.view(-1, 1, 1, 1, 1)
     s = ratios.view(-1, 1, 1, 1, 1)
     noisy = u + s * noise
-    blind = s >= BLIND_RATIO
+    blind = s >= BLIND_RATIO * (1 - BLIND_TOLERANCE)
     inward = torch.rsqrt(1 + s**2)
     shown = torch.where(blind, torch.zeros_like(u), noisy * inward)
     target = torch.where(blind, u, (u - noisy / (1 + s**2)) / (s * inward))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from medidiff.operators.task import NOTHING_KNOWN
 from medidiff.rng import derive_seed
 from medidiff.training import augment
 from medidiff.training.degrade import Degraded, SliceBank, degrade_inpaint, degrade_noise, degrade_slices
-from medidiff.training.kspace_simulation import draw_kspace
+from medidiff.training.kspace_simulation import KSpaceBank, undersample
 from medidiff.training.volumes import TrainingVolume
 
 
@@ -61,6 +62,7 @@ class Batches:
         weights = np.array([volume.weight for volume in volumes])
         self._weights = weights / weights.sum()
         self.bank = SliceBank(config.line, config.factors, seed, device, config.operators)
+        self.acquisitions = KSpaceBank(config.plane[:2], seed, device, config.operators // 4 if config.shares.kspace else 0)
         shares = config.shares
         kinds = {"slices": shares.slices, "noise": shares.noise, "inpaint": shares.inpaint, "nothing": shares.nothing}
         self._kinds, raw = list(kinds), np.array(list(kinds.values()))
@@ -70,7 +72,9 @@ class Batches:
         rng = np.random.default_rng([self.seed, step])
         generator = torch.Generator(device=self.device).manual_seed(derive_seed(self.seed, step))
         if rng.random() < self.config.shares.kspace:
-            items = [self._kspace_item(rng, generator) for _ in range(self.config.size)]
+            # Whole planes hold more voxels than a patch; as many as keep the step's size.
+            count = max(1, self.config.size * self.config.patch**3 // math.prod(self.config.plane))
+            items = [self._kspace_item(rng, generator) for _ in range(count)]
         else:
             items = [self._patch_item(rng, generator) for _ in range(self.config.size)]
         return collate(items, self.device)
@@ -89,7 +93,7 @@ class Batches:
 
     def _kspace_item(self, rng: np.random.Generator, generator: torch.Generator) -> Degraded:
         block = self._clean_block(self.config.plane, rng, generator)
-        simulated = draw_kspace(block, rng, generator)
+        simulated = undersample(block, self.acquisitions.draw(rng), rng, generator)
         return Degraded(block, simulated.reference, simulated.known, simulated.task)
 
     def _clean_block(

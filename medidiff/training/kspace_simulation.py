@@ -57,15 +57,48 @@ def draw_mask(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndar
     return mask, float(max(1.05, mask.size / max(1, mask.sum())))
 
 
-def draw_kspace(block: Tensor, rng: np.random.Generator, generator: torch.Generator) -> SimulatedKSpace:
+@dataclass(frozen=True, slots=True)
+class KSpaceRecipe:
+    """One simulated acquisition of a plane: where it samples, what its coils see, what phase the tissue has."""
+
+    mask: Tensor
+    maps: Tensor
+    phase: Tensor
+    acceleration: float
+
+
+class KSpaceBank:
+    """Acquisitions drawn once for a run: drawing coils takes longer than a training step.
+
+    Args:
+        plane: Size of the image plane (i, j).
+        count: How many acquisitions.
+    """
+
+    def __init__(self, plane: tuple[int, int], seed: int, device: torch.device, count: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._recipes = [self._recipe(plane, rng, device) for _ in range(count)]
+
+    def _recipe(self, plane: tuple[int, int], rng: np.random.Generator, device: torch.device) -> KSpaceRecipe:
+        mask, acceleration = draw_mask(plane, rng)
+        coils = 1 if rng.random() < 0.4 else int(rng.integers(4, 9))
+        return KSpaceRecipe(
+            torch.from_numpy(mask).to(device),
+            coil_maps(plane, coils, rng).to(device),
+            torch.exp(1j * smooth_phase(plane, rng)).to(device),
+            acceleration,
+        )
+
+    def draw(self, rng: np.random.Generator) -> KSpaceRecipe:
+        return self._recipes[int(rng.integers(len(self._recipes)))]
+
+
+def undersample(
+    block: Tensor, recipe: KSpaceRecipe, rng: np.random.Generator, generator: torch.Generator
+) -> SimulatedKSpace:
     """Under-sample the planes (i, j) of a block and bring them back classically."""
-    i, j, _ = block.shape
-    mask_np, acceleration = draw_mask((i, j), rng)
-    mask = torch.from_numpy(mask_np).to(block.device)
-    coils = 1 if rng.random() < 0.4 else int(rng.integers(4, 9))
-    maps = coil_maps((i, j), coils, rng).to(block.device)
-    planes = block.movedim(2, 0)[:, None].to(torch.complex64)
-    planes = planes * torch.exp(1j * smooth_phase((i, j), rng).to(block.device))
+    mask, maps = recipe.mask, recipe.maps
+    planes = block.movedim(2, 0)[:, None] * recipe.phase
     noise = float(np.exp(rng.uniform(np.log(0.002), np.log(0.02)))) if rng.random() < 0.5 else 0.0
 
     def forward(x: Tensor) -> Tensor:
@@ -79,11 +112,13 @@ def draw_kspace(block: Tensor, rng: np.random.Generator, generator: torch.Genera
         white = torch.randn((2, *y.shape), generator=generator, device=block.device)
         y = y + noise / math.sqrt(2) * torch.complex(white[0], white[1]) * mask
     image = adjoint(y)
-    if coils > 1:
-        image = conjugate_gradients(lambda x: adjoint(forward(x)) + SENSE_DAMPING * x, image, steps=SENSE_STEPS)
+    if maps.shape[0] > 1:
+        image = conjugate_gradients(
+            lambda x: adjoint(forward(x)) + SENSE_DAMPING * x, image, steps=SENSE_STEPS, tolerance=0.0
+        )
     reference = image.abs()[:, 0].movedim(0, 2)
-    known = torch.full_like(block, 1 / acceleration)
-    return SimulatedKSpace(reference, known, Task(acceleration=acceleration, noise=noise))
+    known = torch.full_like(block, 1 / recipe.acceleration)
+    return SimulatedKSpace(reference, known, Task(acceleration=recipe.acceleration, noise=noise))
 
 
 def coil_maps(shape: tuple[int, int], coils: int, rng: np.random.Generator) -> Tensor:
