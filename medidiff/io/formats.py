@@ -70,6 +70,8 @@ def is_dicom(path: Path) -> bool:
     """
     if not is_folder(path):
         return nifti.header_beside(path) is None and looks_like_dicom(open_source(path).head)
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise InputError(f"no permission to read the folder {path}")
     count = 0
     for file in _files(path):
         count += 1

@@ -69,10 +69,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     where = Path(path)
     with _open_plain(where) as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(4)
-    if size == 0:
-        raise InputError(f"{where} is empty")
-    compression = "gzip" if start[:2] == GZIP_MAGIC else ""
+        if size == 0:
+            raise InputError(f"{where} is empty")
+        start = read_up_to(file, len(GZIP_MAGIC), where)
+    compression = "gzip" if start == GZIP_MAGIC else ""
     with open_stream(where, compression=compression) as stream:
         head = read_up_to(stream, HEAD_BYTES, where)
     return Source(where, size, compression, head)
@@ -114,7 +114,7 @@ def read_into(stream: IO[bytes], buffer: memoryview, path: Path) -> int:
     except EOFError:  # a compressed stream without its end: the caller counts what came
         return done
     except (OSError, *_DAMAGE) as error:
-        raise InputError(f"{path} is damaged: its compressed data cannot be read ({error}); copy it again") from error
+        raise InputError(f"{path} is damaged: its data cannot be read ({error}); copy it again") from error
     return done
 
 

@@ -13,7 +13,6 @@ from medidiff.errors import InputError, OutputError
 from medidiff.io import formats
 from medidiff.io.declared import check_size, guess_modality, read_declared
 from medidiff.io.info import VolumeInfo
-from medidiff.io.safety import check_budget
 from medidiff.io.source import exists
 from medidiff.volume import Volume
 
@@ -52,9 +51,7 @@ def read_volume(path: str | os.PathLike[str], *, budget: int | None = None) -> V
     if formats.is_dicom(where):
         from medidiff.io import dicom
 
-        if budget is not None:
-            check_budget(dicom.probe_series(where).bytes_needed, where, budget)
-        return dicom.read_series(where)
+        return dicom.read_series(where, policy=dicom.ReadPolicy(budget=budget))
     declared, source = formats.declare(where)
     data = read_declared(declared, source, budget)
     return Volume(data, declared.info.geometry, guess_modality(data, declared.info.modality))
@@ -88,7 +85,7 @@ def write_volume(
     target = Path(path)
     if source is not None and exists(target) and exists(Path(source)) and target.samefile(source):
         raise OutputError(f"cannot write {target}: it is the input; choose another name")
-    formats.writer_for(target)(volume, target, np.dtype(dtype), frame_step)
+    formats.writer_for(target)(volume, target, np.dtype(dtype).newbyteorder("="), frame_step)
     return target
 
 

@@ -19,7 +19,7 @@ from medidiff.volume import Modality, Volume
 _SCANNER = 1
 _INTENT_LABEL = 1002
 _NIFTI1_MOST = 32767
-# NumPy's names of integer types are words of NRRD too.
+# NumPy's names of integer types are words of NRRD too; NIfTI knows the same ones.
 _NRRD_TYPES = {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _NRRD_TYPES |= {"float32": "float", "float64": "double"}
 
@@ -32,6 +32,8 @@ def write_nifti(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: fl
     """
     import nibabel
 
+    if dtype.name not in _NRRD_TYPES:  # the same numbers
+        raise OutputError(f"cannot write {path}: NIfTI has no type for {dtype}; use float32 or an integer")
     data = _frames_last(_stored(volume.data, dtype, path, scalable=True))
     kind: Any = nibabel.Nifti1Image if max(data.shape) <= _NIFTI1_MOST else nibabel.Nifti2Image
     image: Any = kind(data, None, dtype=dtype)
@@ -47,7 +49,18 @@ def write_nifti(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: fl
     if volume.modality is Modality.LABEL:
         header.set_intent(_INTENT_LABEL)
     with _open_output(path) as file:
+        _serialise(image, file, path)
+
+
+def _serialise(image: Any, file: IO[bytes], path: Path) -> None:
+    """nibabel computes the scaling while it writes, and gives up in several ways."""
+    from nibabel.arraywriters import WriterError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
         image.to_stream(file)
+    except (WriterError, HeaderDataError) as error:
+        raise OutputError(f"cannot write {path}: its values cannot be scaled ({error}); use float32") from error
 
 
 def write_mgh(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: float | None) -> None:
@@ -128,10 +141,10 @@ def _stored(data: NDArray[Any], dtype: np.dtype[Any], path: Path, *, scalable: b
     Raises:
         OutputError: they do not fit, and the format has no scaling.
     """
+    if data.dtype.kind not in "biuf":
+        raise OutputError(f"cannot write {path}: values of type {data.dtype} are no intensities")
     if dtype.kind == "f":
-        return data
-    if dtype.kind not in "iu":
-        raise OutputError(f"cannot write {path}: {dtype} is no type for intensities; use float32 or an integer")
+        return _floats(data, dtype, path)
     if not np.isfinite(data).all():
         raise OutputError(f"cannot write {path}: NaN or infinity has no place in {dtype}; use float32")
     limits = np.iinfo(dtype)
@@ -140,6 +153,14 @@ def _stored(data: NDArray[Any], dtype: np.dtype[Any], path: Path, *, scalable: b
     if not scalable:
         raise OutputError(f"cannot write {path}: its values do not fit {dtype}, and the format has no scaling")
     return data
+
+
+def _floats(data: NDArray[Any], dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        floats = data.astype(dtype, copy=False)
+    if data.dtype.itemsize > dtype.itemsize and np.isinf(floats).sum() > np.isinf(data).sum():
+        raise OutputError(f"cannot write {path}: it has values beyond the end of {dtype}; use float64")
+    return floats
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medidiff.errors import BudgetError
-from medidiff.io import safety
+from medidiff.io import probe, read_volume, safety
+from medidiff.io.archives import extract_zip
 from medidiff.io.formats import looks_like_dicom
 from medidiff.io.safety import GIB, MOST_BYTES, check_budget, default_budget, human_bytes
 
@@ -60,3 +62,16 @@ def test_bare_dicom_data_sets_are_known_and_niftis_are_not(mni_path: Path) -> No
     assert all(looks_like_dicom(head) for head in (explicit, implicit, part10))
     assert not looks_like_dicom(b"\x08\x00\xff\xff" + b"\0" * 200)
     assert not looks_like_dicom(b"\x5c\x01\x00\x00" + b"\0" * 400)
+
+
+def test_a_dicom_folder_comes_through_the_same_door(shared: Path, tmp_path: Path) -> None:
+    extract_zip(shared / "dicom" / "ge_t1_3d" / "dicom.zip", tmp_path)
+    info, volume = probe(tmp_path), read_volume(tmp_path)
+    (reference,) = (shared / "dicom" / "ge_t1_3d" / "ref").glob("*.nii.gz")
+    assert (info.format, info.geometry) == ("dicom", volume.geometry)
+    # dcm2niix turns the rows over: the two are the same once both lie along R, A, S.
+    ours, theirs = volume.reoriented(), read_volume(reference).reoriented()
+    assert ours.geometry.distance(theirs.geometry) < 1e-3
+    assert np.array_equal(ours.data, theirs.data)
+    with pytest.raises(BudgetError, match="budget"):
+        read_volume(tmp_path, budget=2**20)

@@ -168,6 +168,32 @@ def test_integers_refuse_nan(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["float16", "bool", "complex64", "S4"])
+def test_types_without_a_place_are_refused(suffix: str, dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"holds float32|has no type for"):
+        write_volume(scan(GRIDS["RAS"]), tmp_path / f"scan{suffix}", dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("value", "words"), [(1e300, "beyond the end of float32"), (1j, "no intensities")])
+def test_values_without_a_place_are_refused(suffix: str, value: complex, words: str, tmp_path: Path) -> None:
+    volume = Volume(np.full((1, 4, 5, 6), value), GRIDS["RAS"])
+    with pytest.raises(OutputError, match=words):
+        write_volume(volume, tmp_path / f"scan{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["bool", "int64", ">i2", "float64", ">f4"])
+def test_volumes_of_other_types_are_written(suffix: str, dtype: str, tmp_path: Path) -> None:
+    data = (np.arange(120).reshape(1, 4, 5, 6) % 2).astype(dtype)
+    path = write_volume(Volume(data, GRIDS["RAS"]), tmp_path / f"scan{suffix}", dtype=">f4")
+    assert np.array_equal(read_volume(path).data, data.astype(np.float32))
+    assert probe(path).dtype == "float32"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_input_is_never_overwritten(suffix: str, tmp_path: Path) -> None:
     volume = scan(GRIDS["RAS"])
     path = write_volume(volume, tmp_path / f"scan{suffix}")

@@ -97,6 +97,13 @@ def test_a_socket_and_a_device_are_refused(tmp_path: Path) -> None:
     assert "device" in said(Path("/dev/zero"))
 
 
+def test_a_file_that_cannot_be_read_through() -> None:
+    # A plain file by its mode, but nothing can be read from it.
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("no /proc here")
+    assert "is empty" in said(Path("/proc/self/mem"))
+
+
 def test_a_link_that_leads_nowhere_and_one_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "nowhere.nii").symlink_to(tmp_path / "missing")
     (tmp_path / "circle.nii").symlink_to(tmp_path / "circle.nii")
