@@ -1,0 +1,303 @@
+"""A heap of DICOM in, a clean tree out; the use case behind ``medidiff deidentify``.
+
+Every file ends in one line: written, already there, or set apart with a reason. Names of files and folders of the
+source are never repeated, in the output or in the report, because they may hold a name; a file is called by a keyed
+token instead, and ``find_source`` says which file it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medidiff.errors import ConfigError, InputError
+from medidiff.io.atomic import atomic_file
+from medidiff.privacy.deidentify import CleanResult, deidentify_dataset, quiet_pydicom, write_clean
+from medidiff.privacy.keys import PrivacyKey
+from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
+
+JOURNAL = ".medidiff-deidentify.jsonl"
+_CHUNK = 1 << 20
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SetApart:
+    """A file that was not written.
+
+    Args:
+        token: Keyed name of the source file, see ``find_source``.
+        reason: A short fixed word.
+        explanation: What was found and what to do; no value of the file.
+    """
+
+    token: str
+    reason: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeidentifyReport:
+    """What became of every file of a source folder; no identifier in it.
+
+    Args:
+        written: Clean files written now, relative to the output folder.
+        unchanged: Files whose clean form was there already.
+        set_apart: Files that were not written, each with its reason.
+        patients: Number of pseudonymous patients among written and unchanged files.
+        pixels: How many files had which pixel outcome.
+    """
+
+    written: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    set_apart: tuple[SetApart, ...]
+    patients: int
+    pixels: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many files were set apart for which reason."""
+        return dict(Counter(item.reason for item in self.set_apart))
+
+
+def deidentify_tree(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    policy: DeidentifyPolicy,
+    key: PrivacyKey,
+    on_progress: Progress | None = None,
+) -> DeidentifyReport:
+    """Clean every DICOM image below ``src`` (a folder or one file) into ``dst``; the source is only read.
+
+    A run that is stopped and started again, or repeated, ends in the same tree: file names and contents follow from
+    the source, the key and the policy alone, and a journal of keyed content hashes skips what is done.
+
+    Args:
+        src: Folder or file.
+        dst: Output folder: ``patient/study/series/instance.dcm``, all pseudonymous. Made if missing.
+        policy: What may stay.
+        key: The project's secret.
+        on_progress: Called with (files done, files in all).
+    Raises:
+        ConfigError: one folder lies inside the other.
+        InputError: the source does not exist.
+        OutputError: the output cannot be written.
+    """
+    source, target = Path(src), Path(dst)
+    _check_places(source, target)
+    target.mkdir(parents=True, exist_ok=True)
+    files = list(source_files(source))
+    journal = _Journal(target / JOURNAL, policy.fingerprint)
+    written: list[str] = []
+    unchanged: list[str] = []
+    apart: list[SetApart] = []
+    outcomes: Counter[str] = Counter()
+    for done, path in enumerate(files):
+        if on_progress:
+            on_progress(done, len(files))
+        token = source_token(path, source, key)
+        try:
+            digest = _digest(path, policy, key)
+            known = journal.done(digest, target)
+            if known is not None:
+                unchanged.append(known["target"])
+                outcomes[known["pixels"]] += 1
+                continue
+            name, result, fresh = _clean_file(path, target, policy, key)
+        except CannotClean as error:
+            apart.append(SetApart(token, error.reason, error.explanation))
+            continue
+        (written if fresh else unchanged).append(name)
+        outcomes[result.pixels] += 1
+        journal.add(digest, name, result.pixels)
+    if on_progress:
+        on_progress(len(files), len(files))
+    patients = len({name.split("/")[0] for name in (*written, *unchanged)})
+    return DeidentifyReport(tuple(written), tuple(unchanged), tuple(apart), patients, dict(outcomes))
+
+
+def source_files(source: Path) -> Iterator[Path]:
+    """The plain files below a folder, in a fixed order; links are listed too, and set apart when opened."""
+    if source.is_file():
+        yield source
+        return
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(folder) / name
+
+
+def source_token(path: Path, source: Path, key: PrivacyKey) -> str:
+    """The keyed name by which reports call a source file."""
+    inside = path.name if source.is_file() else path.relative_to(source).as_posix()
+    return key.token("file", inside, 10)
+
+
+def find_source(source: str | os.PathLike[str], token: str, key: PrivacyKey) -> Path | None:
+    """The source file that a report calls ``token``, for whoever holds the source and the key; None if there is none."""
+    root = Path(source)
+    return next((path for path in source_files(root) if source_token(path, root, key) == token), None)
+
+
+def read_for_cleaning(path: Path, policy: DeidentifyPolicy) -> Dataset:
+    """Read a DICOM file of bounded size, with or without the 128-byte preamble.
+
+    Raises:
+        CannotClean: a link or special file, too large, not DICOM, or damaged.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise CannotClean("not-a-file", "links and special files are not followed")
+    if path.stat().st_size > policy.max_bytes:
+        raise CannotClean("too-large", f"the file is larger than the limit of {policy.max_bytes} bytes")
+    with quiet_pydicom(), path.open("rb") as stream:
+        start = stream.read(132)
+        stream.seek(0)
+        forced = start[128:] != b"DICM"
+        if forced and not _begins_like_dicom(start):
+            raise CannotClean("not-dicom", "the file does not begin as a DICOM file does")
+        try:
+            _check_inflation(path, policy.max_bytes)
+            ds = pydicom.dcmread(stream, force=forced)
+            if "TransferSyntaxUID" not in ds.file_meta:
+                implicit, little = ds.original_encoding
+                ds.file_meta.TransferSyntaxUID = _syntax(bool(implicit), bool(little))
+        except CannotClean:
+            raise
+        except Exception as error:  # pydicom fails in many ways on a damaged file
+            raise CannotClean("damaged", "the file breaks off or contradicts itself; no DICOM reader can be sure of it") from error
+    return ds
+
+
+def _clean_file(path: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey) -> tuple[str, CleanResult, bool]:
+    """Clean one file; returns its new relative name, the result, and whether it was written now."""
+    ds = read_for_cleaning(path, policy)
+    try:
+        result = deidentify_dataset(ds, policy, key)
+    except CannotClean:
+        raise
+    except Exception as error:  # what a hostile header can raise in pydicom has no end; the file is set apart, the heap goes on
+        raise CannotClean("damaged", f"cleaning ended in an unexpected {type(error).__name__}") from error
+    name = clean_name(result, key)
+    place = target / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh = True
+    with atomic_file(place) as temporary:
+        write_clean(result, temporary)
+        if place.exists():
+            if temporary.read_bytes() != place.read_bytes():
+                if _same_policy(place, policy):
+                    raise CannotClean("duplicate", "another image with the same SOPInstanceUID was written before")
+            else:
+                fresh = False
+    return name, result, fresh
+
+
+def clean_name(result: CleanResult, key: PrivacyKey) -> str:
+    """``patient/study/series/instance.dcm`` made of pseudonyms."""
+    ds = result.dataset
+    study, series, instance = (
+        key.token("name", str(uid), 10) for uid in (ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+    )
+    return f"{result.patient}/study-{study}/series-{series}/{instance}.dcm"
+
+
+def _same_policy(place: Path, policy: DeidentifyPolicy) -> bool:
+    """Whether the file there was made under the same policy; one of an older policy is replaced."""
+    with quiet_pydicom():
+        try:
+            method = pydicom.dcmread(place, specific_tags=["DeidentificationMethod"]).get("DeidentificationMethod", "")
+        except Exception:  # noqa: BLE001 - a damaged output is replaced
+            return False
+    return policy.fingerprint in str(method)
+
+
+def _check_places(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise InputError(f"{source}: there is no such file or folder")
+    one, other = source.resolve(), target.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise ConfigError("source and output lie inside one another; give an output folder outside the source")
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: the output must be a folder")
+
+
+def _digest(path: Path, policy: DeidentifyPolicy, key: PrivacyKey) -> str:
+    """Keyed hash of a file's bytes."""
+    if path.is_symlink() or not path.is_file():
+        raise CannotClean("not-a-file", "links and special files are not followed")
+    if path.stat().st_size > policy.max_bytes:
+        raise CannotClean("too-large", f"the file is larger than the limit of {policy.max_bytes} bytes")
+    plain = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                plain.update(chunk)
+    except OSError as error:
+        raise CannotClean("unreadable", f"the file cannot be read: {error.strerror}") from error
+    return key.token("content", plain.digest(), 32)
+
+
+def _begins_like_dicom(start: bytes) -> bool:
+    """A dataset without preamble: a first tag of group 0002 or 0008, either byte order, and a plausible length."""
+    return len(start) >= 16 and start[:2] in (b"\2\0", b"\x08\0", b"\0\x08") and start[4:6] != b"\0\0"
+
+
+def _check_inflation(path: Path, limit: int) -> None:
+    """Refuse a deflated dataset that would grow beyond the limit, before anything inflates it."""
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            return
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != "1.2.840.10008.1.2.1.99":
+            return
+        stream.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := stream.read(_CHUNK):
+            while chunk:
+                total += len(inflater.decompress(chunk, _CHUNK))
+                if total > limit:
+                    raise CannotClean("too-large", f"the deflated dataset grows beyond the limit of {limit} bytes")
+                chunk = inflater.unconsumed_tail
+
+
+def _syntax(implicit: bool, little: bool) -> Any:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+class _Journal:
+    """One line per finished file: keyed content hash, policy, clean name. A torn last line is ignored."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path, self._fingerprint = path, fingerprint
+        self._lines: dict[str, dict[str, str]] = {}
+        if path.exists():
+            for line in path.read_text("utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._lines[f"{entry['content']} {entry['policy']}"] = entry
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def done(self, digest: str, target: Path) -> dict[str, str] | None:
+        entry = self._lines.get(f"{digest} {self._fingerprint}")
+        return entry if entry is not None and (target / entry["target"]).is_file() else None
+
+    def add(self, digest: str, name: str, pixels: str) -> None:
+        entry = {"content": digest, "policy": self._fingerprint, "target": name, "pixels": pixels}
+        self._lines[f"{digest} {self._fingerprint}"] = entry
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
