@@ -32,6 +32,11 @@ class Denoiser(Protocol):
     @property
     def sigma_max(self) -> float: ...
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the clean image before the noisy one is seen, model units."""
+        ...
+
     def __call__(self, x: Float[Tensor, "b c i j k"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b c i j k"]: ...
 
 
@@ -120,6 +125,10 @@ class GivenDenoiser:
     @property
     def sigma_max(self) -> float:
         return BLIND_RATIO * float(self.condition.scale.max())
+
+    @property
+    def spread(self) -> float:
+        return float(self.condition.scale.max())
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         out: Tensor = self.model(x, sigma, self.condition)

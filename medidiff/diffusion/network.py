@@ -125,7 +125,7 @@ class ResidualUNet(nn.Module):
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
         gain = torch.full((bands(self.split),), DETAIL_GAIN)
         gain[0] = 1.0
-        self.register_buffer("side_gain", gain.repeat(side).view(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("side_gain", gain.repeat(side).view(1, -1, 1, 1, 1), persistent=False)
 
     @property
     def multiple(self) -> tuple[int, int, int]:

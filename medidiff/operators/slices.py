@@ -21,13 +21,14 @@ from torch import Tensor
 
 from medidiff.errors import ConfigError, GeometryError
 from medidiff.operators.base import LinearOperator
+from medidiff.operators.task import Task
 
 Profile = Literal["box", "gaussian"]
 FWHM_TO_STD = 1 / (2 * math.sqrt(2 * math.log(2)))
 # Slice excitation falls off fast; beyond three standard deviations the weight is below 1.2% of the peak.
 GAUSSIAN_CUTOFF_STD = 3.0
-# Strongly overlapping slices make the Gram matrix nearly singular; this keeps the data within 0.1% and the
-# noise amplification below about 30.
+# Strongly overlapping slices make the Gram matrix nearly singular. This floor under its eigenvalues bounds what noise
+# can grow to, and costs about 1e-6 of the data where slices touch.
 RELATIVE_DAMPING = 1e-6
 
 
@@ -115,6 +116,16 @@ class SliceOperator(LinearOperator):
         identity = torch.eye(len(self.centres), dtype=torch.float64)
         return spline + self.weights.T @ inverse @ (identity - self.weights @ spline)
 
+    def known(self, y: Tensor) -> Tensor:
+        """How directly each voxel was measured, shape (b, *in_shape); see ``closeness``."""
+        shape = [1] * (len(self.in_shape) + 1)
+        shape[self.axis + 2] = -1
+        return self.closeness().to(y).view(shape).expand(len(y), *self.in_shape)
+
+    def task(self, noise_std: float = 0.0) -> Task:
+        """What this operator did, in the numbers that a network reads."""
+        return slice_task(self.profile, noise_std)
+
     def closeness(self) -> Tensor:
         """1 at the centre of a slice, 0 halfway between two: where the data is most direct, shape (fine,)."""
         fine = np.arange(self.in_shape[self.axis + 1])
@@ -125,6 +136,16 @@ class SliceOperator(LinearOperator):
         """Apply a matrix along the slice axis."""
         moved = x.movedim(self.axis + 2, -1)
         return (moved @ matrix.T.to(x)).movedim(-1, self.axis + 2)
+
+
+def slice_task(profile: SliceProfile, noise_std: float = 0.0) -> Task:
+    """The task that a slice profile poses."""
+    return Task(
+        factor=profile.factor,
+        thickness=profile.thickness / profile.factor,
+        gaussian=float(profile.kind == "gaussian"),
+        noise=noise_std,
+    )
 
 
 def slice_centres(fine: int, slices: int, factor: float) -> NDArray[Any]:

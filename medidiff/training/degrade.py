@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medidiff.operators.slices import Profile, SliceOperator, SliceProfile
+from medidiff.operators.slices import Profile, SliceOperator, SliceProfile, slice_task
 from medidiff.operators.task import Task
 
 
@@ -73,16 +73,6 @@ class SliceBank:
 
     def draw(self, rng: np.random.Generator) -> SliceRecipe:
         return self._recipes[int(rng.integers(len(self._recipes)))]
-
-
-def slice_task(profile: SliceProfile, noise: float = 0.0) -> Task:
-    """The task that a slice profile poses."""
-    return Task(
-        factor=profile.factor,
-        thickness=profile.thickness / profile.factor,
-        gaussian=float(profile.kind == "gaussian"),
-        noise=noise,
-    )
 
 
 def degrade_slices(

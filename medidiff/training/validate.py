@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import Condition, Preconditioned
+from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.sampler import posterior_mean
+from medidiff.guidance import Posterior, condition_from, projection
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.slices import SliceOperator, SliceProfile
-from medidiff.training.degrade import slice_task
 
 # Voxels darker than this share of the bright end are air; a score over air says nothing about anatomy.
 HEAD_THRESHOLD = 0.1
@@ -31,28 +31,21 @@ class SliceValidation:
 
     def baseline(self) -> float:
         """PSNR of cubic plus exact projection, dB."""
-        return self._psnr(self._reference()[1])
+        operator, y = self._measure()
+        return self._psnr(operator.reference(y))
 
     def __call__(self, model: Preconditioned) -> float:
         """PSNR of the one-evaluation mean, projected onto the data, dB."""
-        likelihood, reference = self._reference()
-        operator = likelihood.operator
-        assert isinstance(operator, SliceOperator)  # noqa: S101 - made three lines below
-        known = operator.closeness().to(reference).expand_as(reference).contiguous()
-        task = slice_task(self.profile)
-        condition = Condition(
-            reference, known, task.vector().to(reference)[None], torch.tensor([task.scale], device=reference.device)
-        )
-        cuda = reference.device.type == "cuda"
-        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-            estimate = posterior_mean(model.given(condition), reference.shape, device=reference.device)
-        return self._psnr(likelihood.project(estimate.float()))
+        operator, y = self._measure()
+        device = self.truth.device
+        posterior = Posterior(model.given(condition_from(operator, y)), Likelihood(operator, y), projection)
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            estimate = posterior_mean(posterior, (1, *operator.in_shape), device=device)
+        return self._psnr(estimate)
 
-    def _reference(self) -> tuple[Likelihood, Tensor]:
-        image = self.truth[None, None]
+    def _measure(self) -> tuple[SliceOperator, Tensor]:
         operator = SliceOperator((1, *self.truth.shape), 2, self.profile)  # type: ignore[arg-type]
-        y = operator.forward(image)
-        return Likelihood(operator, y), operator.reference(y)
+        return operator, operator.forward(self.truth[None, None])
 
     def _psnr(self, estimate: Tensor) -> float:
         from monai.metrics.regression import PSNRMetric
