@@ -13,8 +13,9 @@ from pathlib import Path
 from sys import intern
 from typing import BinaryIO
 
-import pydicom
 from pydicom.dataset import FileDataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
 
 from medidiff.io.dicom import enhanced, marks, tiles
 from medidiff.io.dicom import tags as t
@@ -28,6 +29,8 @@ from medidiff.io.safety import GIB, human_bytes
 LONGEST_ELEMENT = 16 * 1024**2
 # A deflated dataset is inflated whole, so a small file must not become more than this.
 LONGEST_INFLATED = 1 * GIB
+# Scanners write a few hundred elements at the top level.
+MOST_ELEMENTS = 50_000
 # Bytes after the pixels that are mere padding. More of them may mean that Rows or Columns is wrong.
 LONGEST_PADDING = 3
 # The largest frame that a decoder may be asked for, whatever the header claims.
@@ -50,6 +53,8 @@ _NOT_SCANS = {
 _SCAN_CLASSES = tuple(
     f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 )
+_PIXEL_TAGS = frozenset({t.PIXEL_DATA, t.FLOAT_PIXEL_DATA, t.DOUBLE_FLOAT_PIXEL_DATA})
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR", "ARGB", "HSV", "CMYK")
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
 _LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"})
@@ -98,22 +103,63 @@ def open_dataset(path: str, *, pixels: bool = False) -> tuple[FileDataset, Binar
     """
     stream: BinaryIO = Path(path).open("rb")  # noqa: SIM115 - handed to the caller
     try:
-        head = stream.read(4096)
-        _check_is_dicom(head)
-        inflated = DEFLATED.encode() + b"\0" in head[:1024]
-        stream.seek(0)
-        if inflated:
+        _check_is_dicom(stream.read(256))
+        if _is_deflated(stream):
+            stream.seek(0)
             content = _inflate(stream.read())
             stream.close()
             stream = io.BytesIO(content)
+        stream.seek(0)
         with quiet():
-            dataset = pydicom.dcmread(
-                stream, stop_before_pixels=not pixels, force=True, defer_size=None if pixels else LONGEST_ELEMENT
+            dataset = read_partial(
+                stream, _Stop(pixels=pixels), defer_size=None if pixels else LONGEST_ELEMENT, force=True
             )
         return dataset, stream
     except BaseException:
         stream.close()
         raise
+
+
+class _Stop:
+    """Tells pydicom where to stop: at the pixels, or where so many elements came that it is no header any more."""
+
+    __slots__ = ("_left", "_pixels")
+
+    def __init__(self, *, pixels: bool) -> None:
+        self._left = MOST_ELEMENTS
+        self._pixels = pixels
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        del vr, length
+        self._left -= 1
+        if self._left < 0:
+            # Zeros without end are read as empty elements: hours for a large file.
+            raise SeriesRefused(Reason.DAMAGED, f"the header has more than {MOST_ELEMENTS} elements")
+        return not self._pixels and tag in _PIXEL_TAGS
+
+
+def _is_deflated(stream: BinaryIO) -> bool:
+    """Look for the deflated transfer syntax in the file meta information, before pydicom inflates without a limit."""
+    stream.seek(0)
+    at = 132 if stream.read(132)[128:] == b"DICM" else 0
+    for _ in range(MOST_ELEMENTS):
+        stream.seek(at)
+        head = stream.read(12)
+        if head[:2] == b"\0\0":
+            # pydicom reads elements of group 0 (network commands) without a limit; no file has any.
+            raise SeriesRefused(Reason.DAMAGED, "zeros where the dataset should begin; copy or export the file again")
+        if len(head) < 12 or head[:2] != b"\x02\x00":
+            return False
+        if head[4:6] in _LONG_VRS:
+            start, (length,) = at + 12, struct.unpack("<I", head[8:12])
+        else:
+            start, (length,) = at + 8, struct.unpack("<H", head[6:8])
+        if head[2:4] == b"\x10\x00":
+            stream.seek(start)
+            if stream.read(min(length, 64)).strip(b"\0 ") == DEFLATED.encode():
+                return True
+        at = start + length
+    return False
 
 
 def _check_is_dicom(head: bytes) -> None:
@@ -244,7 +290,7 @@ def _find_pixels(dataset: FileDataset, stream: BinaryIO) -> _Place | None:
         return None
     group, element = struct.unpack(f"{order}HH", head[:4])
     tag = (group << 16) | element
-    if tag not in (t.PIXEL_DATA, t.FLOAT_PIXEL_DATA, t.DOUBLE_FLOAT_PIXEL_DATA):
+    if tag not in _PIXEL_TAGS:
         return None
     if implicit:
         (length,) = struct.unpack(f"{order}I", head[4:8])

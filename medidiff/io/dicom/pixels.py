@@ -122,7 +122,9 @@ def _pydicom_array(dataset: Dataset, pixels: PixelFormat) -> Array:
     try:
         with quiet():
             dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
-            return np.asarray(pixel_array(dataset, raw=True))
+            # The RLE plugin in Rust prints a panic when a segment is too long; pydicom's own decoder raises.
+            plugin = "pydicom" if pixels.transfer_syntax == _RLE else ""
+            return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=plugin))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
