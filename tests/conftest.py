@@ -18,9 +18,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
 from medidiff.geometry import Geometry
 from medidiff.volume import Modality, Volume
+from tests import shapes
+
+# Where signatures state shapes; these modules are loaded after this line, by the tests themselves.
+ENGINE = [
+    "medidiff.operators",
+    "medidiff.guidance",
+    *(f"medidiff.diffusion.{name}" for name in ("denoiser", "haar", "loss", "path", "sampler", "tiling")),
+]
+install_import_hook(ENGINE, f"{shapes.__name__}.check")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
