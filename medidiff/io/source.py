@@ -114,7 +114,7 @@ def read_into(stream: IO[bytes], buffer: memoryview, path: Path) -> int:
     except EOFError:  # a compressed stream without its end: the caller counts what came
         return done
     except (OSError, *_DAMAGE) as error:
-        raise InputError(f"{path} is damaged: its data cannot be read ({error}); copy it again") from error
+        raise _damaged(path, error) from error
     return done
 
 
@@ -155,13 +155,17 @@ def check_end(stream: IO[bytes], path: Path) -> None:
     """
     try:
         stream.read(1)
-    except gzip.BadGzipFile as error:
-        if "CRC" in str(error) or "length" in str(error).lower():
-            raise InputError(f"{path} is damaged: its checksum does not fit its data; copy it again") from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path} is cut short: the compressed data has no end; copy it again") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except EOFError as error:
+        raise InputError(f"{path} is cut short: its compressed data has no end; copy it again") from error
+    except (OSError, *_DAMAGE) as error:
+        if "not a gzipped file" not in str(error).lower():  # something that is no gzip follows a sound one
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    wrong_sum = isinstance(error, gzip.BadGzipFile) and ("CRC" in str(error) or "length" in str(error))
+    what = "its checksum does not fit its data" if wrong_sum else f"its data cannot be read ({error})"
+    return InputError(f"{path} is damaged: {what}; copy it again")
 
 
 def _open_plain(path: Path) -> IO[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medidiff.errors import BudgetError
+from medidiff.errors import BudgetError, InputError
 from medidiff.io import probe, read_volume, safety
 from medidiff.io.archives import extract_zip
 from medidiff.io.formats import looks_like_dicom
@@ -73,5 +73,5 @@ def test_a_dicom_folder_comes_through_the_same_door(shared: Path, tmp_path: Path
     ours, theirs = volume.reoriented(), read_volume(reference).reoriented()
     assert ours.geometry.distance(theirs.geometry) < 1e-3
     assert np.array_equal(ours.data, theirs.data)
-    with pytest.raises(BudgetError, match="budget"):
+    with pytest.raises(InputError, match=r"the memory budget is 1\.0 MiB"):
         read_volume(tmp_path, budget=2**20)
