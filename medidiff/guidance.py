@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ Guidance = Callable[[Denoiser, Likelihood, Tensor, Tensor], Tensor]
 TWEEDIE_STEPS = 4
 
 
+@runtime_checkable
 class Restorable(Protocol):
     """An operator that can tell a network what it did: a reference image, what is known, and the task."""
 
