@@ -40,22 +40,19 @@ from medidiff.privacy.vocabulary import MODELS, VENDORS, clean_kernel, clean_nuc
 IMPLEMENTATION_UID = UID("2.25.209387121543127349831904857384912734561")
 _IMPLEMENTATION = "MEDIDIFF"
 _MAX_DEPTH = 12
-# Storage classes of images whose pixels this module can check. Segmentations, reports, presentation states, raw
-# data, waveforms and encapsulated documents carry text in ways that an allow-list of image attributes does not cover.
-IMAGE_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2",
-        "1.2.840.10008.5.1.4.1.1.1.3", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1",
-        "1.2.840.10008.5.1.4.1.1.2.2", "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.4",
-        "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.3", "1.2.840.10008.5.1.4.1.1.4.4",
-        "1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6.2", "1.2.840.10008.5.1.4.1.1.7",
-        "1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3", "1.2.840.10008.5.1.4.1.1.7.4",
-        "1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.1.1", "1.2.840.10008.5.1.4.1.1.12.2",
-        "1.2.840.10008.5.1.4.1.1.12.2.1", "1.2.840.10008.5.1.4.1.1.13.1.1", "1.2.840.10008.5.1.4.1.1.13.1.3",
-        "1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.128.1",
-        "1.2.840.10008.5.1.4.1.1.130",
-    }
-)  # fmt: skip
+# Storage classes of images whose pixels this module can check, with the modality each one means (empty: several).
+# Segmentations, reports, presentation states, raw data, waveforms and encapsulated documents carry text in ways that
+# an allow-list of image attributes does not cover.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+IMAGE_CLASSES = {
+    _STORAGE + tail: modality
+    for modality, tails in {
+        "CR": "1", "DX": "1.1 1.1.1 13.1.1 13.1.2", "MG": "1.2 1.2.1 13.1.3", "IO": "1.3 1.3.1", "CT": "2 2.1 2.2",
+        "US": "3.1 6.1 6.2", "MR": "4 4.1 4.3 4.4", "OT": "7 7.1 7.2 7.3 7.4", "XA": "12.1 12.1.1", "RF": "12.2 12.2.1",
+        "NM": "20", "PT": "128 128.1 130",
+    }.items()
+    for tail in tails.split()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +350,8 @@ def _complete(source: Dataset, clean: Dataset, work: _Work) -> None:
     if not instance:
         raise CannotClean("no-uid", "SOPInstanceUID is missing, so the image has no identity")
     clean.SOPInstanceUID = _new_uid(instance, work)
+    if not clean.get("Modality"):
+        clean.Modality = IMAGE_CLASSES[clean.SOPClassUID]
     pseudonym = work.key.pseudonym(work.identity.patient)
     clean.PatientID = pseudonym
     clean.PatientName = pseudonym

@@ -13,10 +13,11 @@ from pydicom.filewriter import write_dataset
 
 from medidiff.privacy.policy import CannotClean
 from medidiff.privacy.values import as_list, is_registered_uid
-from medidiff.privacy.vocabulary import TERMS, is_known_word
+from medidiff.privacy.vocabulary import MODELS, TERMS, VENDORS, is_known_word
 
 # IDs that many files share because somebody already emptied them; they name no one.
 _NO_ONE = frozenset({"", "0", "00", "000", "1", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na"})
+_EQUIPMENT = VENDORS | MODELS
 _SHORTEST = 4
 _MAX_SEARCH = 4096
 
@@ -61,7 +62,7 @@ def normalise_id(text: str) -> str:
 
 def normalise_name(text: str) -> str:
     """A person name's parts, without case, carets and empty components; the alphabetic group alone."""
-    alphabetic = text.split("=")[0]
+    alphabetic = text.split("=", maxsplit=1)[0]
     return " ".join(part for part in re.split(r"[\^\s,\0]+", alphabetic.casefold()) if part)
 
 
@@ -92,7 +93,7 @@ def _harmless(text: str) -> bool:
     if is_registered_uid(text) or re.fullmatch(r"[\d\s.,:;+-]*", text):
         return bool(is_registered_uid(text)) or len(re.sub(r"\D", "", text)) < 7
     words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
-    return all(word.upper() in TERMS or is_known_word(word) or (word.isdigit() and len(word) < 6) for word in words)
+    return all(word.upper() in TERMS or is_known_word(word, _EQUIPMENT) or (word.isdigit() and len(word) < 6) for word in words)
 
 
 def _serialised(clean: Dataset) -> tuple[bytes, bytes]:

@@ -25,6 +25,8 @@ _KEY_BYTES = 32
 # Longest key file that is read: the header line and 64 hexadecimal digits, with room for line ends.
 _MAX_FILE = 256
 
+_DATE_LIKE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+
 # Shifts go 1 to 10 years back, so that no clean scan lies in the future, and 1 to 23 hours besides, so that the time
 # of day, which can be matched with a hospital's worklist, changes too.
 _MIN_DAYS, _RANGE_DAYS = 366, 3287
@@ -118,11 +120,18 @@ class PrivacyKey:
         return "MD" + self.token("patient", patient).upper()
 
     def uid(self, uid: str) -> str:
-        """A DICOM UID (2.25. and a version-8 UUID as a decimal number, PS3.5 B.2) in place of another."""
-        digest = bytearray(self.digest("uid", uid)[:16])
-        digest[6] = (digest[6] & 0x0F) | 0x80
-        digest[8] = (digest[8] & 0x3F) | 0x80
-        return f"2.25.{UUID(bytes=bytes(digest)).int}"
+        """A DICOM UID (2.25. and a version-8 UUID as a decimal number, PS3.5 B.2) in place of another.
+
+        No part of it reads as a date: an audit for a birth date would stumble over one in every few thousand UIDs.
+        """
+        for attempt in range(256):
+            digest = bytearray(self.digest("uid", f"{uid}#{attempt}" if attempt else uid)[:16])
+            digest[6] = (digest[6] & 0x0F) | 0x80
+            digest[8] = (digest[8] & 0x3F) | 0x80
+            number = str(UUID(bytes=bytes(digest)).int)
+            if not _DATE_LIKE.search(number):
+                break
+        return f"2.25.{number}"
 
     def shift(self, patient: str) -> timedelta:
         """How far this patient's dates and times move: back by 1 to 10 years and 1 to 23 hours, never zero."""

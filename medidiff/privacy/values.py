@@ -59,7 +59,7 @@ def as_list(value: Any) -> list[Any]:
 
 def fits_multiplicity(count: int, multiplicity: str) -> bool:
     """Whether so many values are allowed; fewer than said are let pass, as real headers have them."""
-    last = multiplicity.split("-")[-1].split(" ")[0]
+    last = multiplicity.rsplit("-", maxsplit=1)[-1].split(" ", maxsplit=1)[0]
     return not last.isdigit() or count <= int(last)
 
 
@@ -99,10 +99,11 @@ def _string_number(item: Any, vr: str, keyword: str) -> str | None:
     if not _NUMBER.fullmatch(text) or (vr == "IS" and not re.fullmatch(r"[+-]?\d{1,11}|[+-]?\d{1,9}\.0*", text)):
         return None
     whole = text.lstrip("+-0").partition(".")[0].partition("e")[0].partition("E")[0]
-    if len(whole.rstrip("0")) > _MAX_DIGITS and keyword not in _LARGE_NUMBERS:
-        return None
     if not math.isfinite(float(text)):
         return None
+    if len(whole.rstrip("0")) > _MAX_DIGITS:
+        # rounded: the last digits of an activity mean nothing, those of an identifier do
+        return f"{float(text):.4e}" if keyword in _LARGE_NUMBERS else None
     if vr == "IS":
         return str(int(float(text)))
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
