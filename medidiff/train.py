@@ -102,7 +102,9 @@ def train(
         path=config.path,
         batches=Batches(load_volumes(config.data.root, config.data.train, device), config.batches, config.seed, device),
         folder=options.output,
-        identity=run_identity(config.network, config.optimizer, config.path, config.data.model_copy(update={"root": Path()})),
+        identity=run_identity(
+            config.network, config.optimizer, config.path, config.data.model_copy(update={"root": Path()})
+        ),
         seed=config.seed,
         device=device,
         compile=options.compile,

@@ -29,8 +29,9 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_MODEL_BYTES = 4 << 30
 
 
-def save_model(path: Path, network: Mapping[str, Any], tensors: Mapping[str, Tensor], card: Mapping[str, Any],
-               *, half: bool = True) -> None:
+def save_model(
+    path: Path, network: Mapping[str, Any], tensors: Mapping[str, Tensor], card: Mapping[str, Any], *, half: bool = True
+) -> None:
     """Write a model that ``load_model`` reads.
 
     Args:
@@ -65,8 +66,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Precondi
 
 def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
     """Write a training state: groups of tensors (model, ema, moments) and a JSON record."""
-    tensors = {f"{group}/{name}": tensor.detach().cpu() for group, members in groups.items()
-               for name, tensor in members.items()}
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu()
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
     _save(path, tensors, {"format": STATE_FORMAT, "record": json.dumps(record), "medidiff": __version__})
 
 

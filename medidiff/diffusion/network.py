@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from medidiff.diffusion.haar import Split, bands, haar, inverse_haar
 
-
 NORM_EPSILON = 1e-6
 # Detail bands of a head are this much weaker than its mean band; a network that sees them at unit size need not first
 # learn to turn them up.
@@ -228,7 +227,7 @@ class MonaiUNet(nn.Module):
         return inverse_haar(net.out(h), self.split)
 
 
-NETWORKS: dict[str, type[ResidualUNet] | type[MonaiUNet]] = {"residual_unet": ResidualUNet, "monai_unet": MonaiUNet}
+NETWORKS: dict[str, type[ResidualUNet | MonaiUNet]] = {"residual_unet": ResidualUNet, "monai_unet": MonaiUNet}
 
 
 def build_network(kind: str, **options: Any) -> ResidualUNet | MonaiUNet:

@@ -42,7 +42,9 @@ def extra_noise(x: Tensor, rng: np.random.Generator, generator: torch.Generator)
     return rician(x, float(rng.uniform(0.002, 0.025)), generator)
 
 
-def synthesize_from_labels(labels: Tensor, highest: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+def synthesize_from_labels(
+    labels: Tensor, highest: int, rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
     """An image with random contrast from a label map, with texture and a soft partial-volume edge.
 
     Source: Billot et al. (2023), SynthSeg, Medical Image Analysis 86, 102789.

@@ -39,7 +39,7 @@ class BatchConfig(Config):
     patch: int = Field(64, ge=16, description="side of a patch")
     line: int = Field(128, ge=16, description="length of the block along which slices are simulated")
     plane: tuple[int, int, int] = Field((192, 192, 8), description="block on which k-space is simulated")
-    factors: tuple[float, float] = (1.5, 8.0)
+    factors: tuple[float, float] = (1.5, 10.0)
     operators: int = Field(512, ge=1, description="slice operators drawn for a run")
     shares: Shares = Shares()
 
@@ -55,14 +55,14 @@ class Batch:
 class Batches:
     """Endless training batches; ``batches[step]`` is always the same for the same seed."""
 
-    def __init__(
-        self, volumes: Sequence[TrainingVolume], config: BatchConfig, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, volumes: Sequence[TrainingVolume], config: BatchConfig, seed: int, device: torch.device) -> None:
         self.volumes, self.config, self.seed, self.device = list(volumes), config, seed, device
         weights = np.array([volume.weight for volume in volumes])
         self._weights = weights / weights.sum()
         self.bank = SliceBank(config.line, config.factors, seed, device, config.operators)
-        self.acquisitions = KSpaceBank(config.plane[:2], seed, device, config.operators // 4 if config.shares.kspace else 0)
+        self.acquisitions = KSpaceBank(
+            config.plane[:2], seed, device, config.operators // 4 if config.shares.kspace else 0
+        )
         shares = config.shares
         kinds = {"slices": shares.slices, "noise": shares.noise, "inpaint": shares.inpaint, "nothing": shares.nothing}
         self._kinds, raw = list(kinds), np.array(list(kinds.values()))
@@ -96,9 +96,7 @@ class Batches:
         simulated = undersample(block, self.acquisitions.draw(rng), rng, generator)
         return Degraded(block, simulated.reference, simulated.known, simulated.task)
 
-    def _clean_block(
-        self, shape: tuple[int, int, int], rng: np.random.Generator, generator: torch.Generator
-    ) -> Tensor:
+    def _clean_block(self, shape: tuple[int, int, int], rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """A randomly placed, laid and coloured block of a random scan."""
         volume = self.volumes[int(rng.choice(len(self.volumes), p=self._weights))]
         order = rng.permutation(3)
@@ -137,7 +135,9 @@ def crop(volume: TrainingVolume, shape: Sequence[int], rng: np.random.Generator)
 
 def collate(items: Sequence[Degraded], device: torch.device) -> Batch:
     """Stack items to (b, 1, i, j, k)."""
-    stack = {name: torch.stack([getattr(item, name) for item in items])[:, None] for name in ("truth", "reference", "known")}
+    stack = {
+        name: torch.stack([getattr(item, name) for item in items])[:, None] for name in ("truth", "reference", "known")
+    }
     condition = Condition(
         reference=stack["reference"],
         known=stack["known"],

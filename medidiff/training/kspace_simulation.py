@@ -128,11 +128,13 @@ def coil_maps(shape: tuple[int, int], coils: int, rng: np.random.Generator) -> T
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     angles = 2 * np.pi * (np.arange(coils) + rng.uniform()) / coils
     reach = rng.uniform(0.6, 1.2)
-    maps = np.stack([
-        np.exp(-((x - 1.2 * np.cos(a)) ** 2 + (y - 1.2 * np.sin(a)) ** 2) / (2 * reach**2))
-        * np.exp(1j * (rng.uniform(-1, 1) * x + rng.uniform(-1, 1) * y + rng.uniform(0, 2 * np.pi)))
-        for a in angles
-    ])
+    maps = np.stack(
+        [
+            np.exp(-((x - 1.2 * np.cos(a)) ** 2 + (y - 1.2 * np.sin(a)) ** 2) / (2 * reach**2))
+            * np.exp(1j * (rng.uniform(-1, 1) * x + rng.uniform(-1, 1) * y + rng.uniform(0, 2 * np.pi)))
+            for a in angles
+        ]
+    )
     maps /= np.sqrt((np.abs(maps) ** 2).sum(0))
     return torch.from_numpy(maps.astype(np.complex64))
 

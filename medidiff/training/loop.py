@@ -236,7 +236,9 @@ class Trainer:
         with atomic_file(self.folder / "curve.csv") as temporary, temporary.open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(("step", "loss", "validation_psnr_db"))
-            writer.writerows((s, f"{loss:.6f}", "" if score is None else f"{score:.4f}") for s, loss, score in self.history)
+            writer.writerows(
+                (s, f"{loss:.6f}", "" if score is None else f"{score:.4f}") for s, loss, score in self.history
+            )
 
 
 def run_identity(*configs: Config) -> str:

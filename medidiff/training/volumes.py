@@ -114,7 +114,9 @@ def load_volumes(root: Path, sources: Sequence[Source], device: torch.device) ->
     from monai.transforms.utility.array import Lambda
 
     records = list_files(root, sources)
-    dataset = CacheDataset(records, Compose([Lambda(conform)]), num_workers=min(16, os.cpu_count() or 1), progress=False)
+    dataset = CacheDataset(
+        records, Compose([Lambda(conform)]), num_workers=min(16, os.cpu_count() or 1), progress=False
+    )
     rng = np.random.default_rng(0)
     volumes = []
     for item in dataset:

@@ -1,0 +1,156 @@
+"""What a header says was lost, in numbers and in words, and what would be done about it. No voxel is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from medidiff.errors import ConfigError, GeometryError
+from medidiff.geometry import Geometry
+from medidiff.operators.slices import Profile, SliceOperator, SliceProfile
+
+# Below this ratio of spacings an axis counts as fine enough: interpolation loses next to nothing there.
+SMALLEST_FACTOR = 1.2
+# The shipped prior has seen slice distances up to ten fine voxels.
+LARGEST_TRAINED_FACTOR = 10.0
+# A grid of more voxels than this is a mistake in the header or in the wish, not a scan.
+MAX_FINE_VOXELS = 1 << 30
+
+_AXIS_WORDS = ("left to right", "back to front", "foot to head")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One axis to be restored.
+
+    Args:
+        axis: In the conformed volume (i->R, j->A, k->S).
+        profile: Distance, thickness and form of the slices in fine voxels.
+        coarse: The grid before, conformed.
+        fine: The grid after: same place, more voxels along ``axis``.
+    """
+
+    axis: int
+    profile: SliceProfile
+    coarse: Geometry
+    fine: Geometry
+
+    def operator(self) -> SliceOperator:
+        """What the scanner did, as an operator from the fine to the coarse grid of one channel."""
+        return SliceOperator((1, *self.fine.shape), self.axis, self.profile, count=self.coarse.shape[self.axis])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be done to a scan.
+
+    Args:
+        stages: Axes to restore, the coarsest first; empty if nothing was lost.
+        spacing: Wanted distance of voxels, mm.
+        words: The same for a person, one sentence each.
+        warnings: What a careful user should know beforehand.
+    """
+
+    stages: tuple[Stage, ...]
+    spacing: float
+    words: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def fine_geometry(self, original: Geometry) -> Geometry:
+        """The restored grid with the axes in the order and direction of the original file."""
+        _, order, _ = original.reoriented()
+        for stage in self.stages:
+            original = original.resampled(order[stage.axis], stage.fine.shape[stage.axis], self.spacing)
+        return original
+
+
+def make_plan(
+    geometry: Geometry,
+    *,
+    spacing: float | None = None,
+    thickness: float | None = None,
+    profile: Profile = "box",
+) -> Plan:
+    """Decide what was lost from the grid alone.
+
+    Args:
+        geometry: As the file has it.
+        spacing: Wanted distance of voxels, mm; by default the finest of the scan.
+        thickness: Thickness of the slices, mm; by default slices touch.
+        profile: Form of the slice profile.
+    Raises:
+        GeometryError: the grid is sheared, or the result would be absurdly large.
+        ConfigError: a spacing or thickness that is not positive.
+    """
+    _check(geometry, spacing, thickness)
+    conformed, _, _ = geometry.reoriented()
+    target = min(conformed.spacing) if spacing is None else spacing
+    stages: list[Stage] = []
+    words: list[str] = []
+    warnings: list[str] = []
+    grid = conformed
+    for axis in sorted(range(3), key=lambda a: -conformed.spacing[a]):
+        distance = conformed.spacing[axis]
+        if distance / target < SMALLEST_FACTOR:
+            continue
+        own_thickness = thickness if thickness is not None and not stages else distance
+        stage = _stage(grid, axis, target, own_thickness, profile)
+        stages.append(stage)
+        words.append(_describe(stage, own_thickness, assumed=thickness is None or len(stages) > 1))
+        warnings += _doubts(stage)
+        grid = stage.fine
+    if not stages:
+        words.append(
+            f"Every axis is already within {SMALLEST_FACTOR:g} of {target:.3g} mm: nothing to restore. "
+            "Ask for a finer grid with --spacing."
+        )
+    return Plan(tuple(stages), target, tuple(words), tuple(warnings))
+
+
+def _stage(grid: Geometry, axis: int, target: float, thickness: float, profile: Profile) -> Stage:
+    factor = grid.spacing[axis] / target
+    # Fine voxels cover the slices edge to edge, so that none is cut off.
+    count = max(1, math.ceil(grid.shape[axis] * factor - 1e-6))
+    fine = grid.resampled(axis, count, target)
+    if math.prod(fine.shape) > MAX_FINE_VOXELS:
+        raise GeometryError(f"the result would have {math.prod(fine.shape):.2g} voxels: choose a coarser --spacing")
+    return Stage(axis, SliceProfile(factor, thickness / target, profile), grid, fine)
+
+
+def _describe(stage: Stage, thickness: float, *, assumed: bool) -> str:
+    distance = stage.coarse.spacing[stage.axis]
+    if abs(thickness - distance) < 0.02 * distance:
+        form = "touching (assumed: the header does not say)" if assumed else "touching"
+    else:
+        form = f"{thickness:.3g} mm thick, {'with gaps' if thickness < distance else 'overlapping'}"
+    count = stage.coarse.shape[stage.axis]
+    return (
+        f"{count} slices from {_AXIS_WORDS[stage.axis]}, {distance:.3g} mm apart, {form}; restored to "
+        f"{stage.fine.shape[stage.axis]} at {stage.fine.spacing[stage.axis]:.3g} mm "
+        f"(factor {stage.profile.factor:.3g}, {stage.profile.kind} profile)."
+    )
+
+
+def _doubts(stage: Stage) -> list[str]:
+    doubts = []
+    if stage.profile.factor > LARGEST_TRAINED_FACTOR:
+        doubts.append(
+            f"A factor of {stage.profile.factor:.3g} is beyond what the shipped prior was trained on "
+            f"({LARGEST_TRAINED_FACTOR:g}): fine detail between slices is guesswork. Consider a larger --spacing."
+        )
+    if stage.coarse.shape[stage.axis] < 4:
+        doubts.append(f"Only {stage.coarse.shape[stage.axis]} slices: too few to know what lies between them.")
+    return doubts
+
+
+def _check(geometry: Geometry, spacing: float | None, thickness: float | None) -> None:
+    for name, value in (("--spacing", spacing), ("--thickness", thickness)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name} must be a positive number of mm, got {value:g}")
+    if not geometry.is_orthogonal:
+        raise GeometryError(
+            f"the voxel axes are not at right angles (largest cosine {geometry.shear:.3g}), as after a gantry tilt; "
+            "resample the scan to an orthogonal grid first"
+        )
+    if sorted(geometry.shape)[1] < 8:
+        raise GeometryError(f"a volume needs at least 8 voxels along two axes, got {geometry.shape}: this is no volume")

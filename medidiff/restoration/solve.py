@@ -1,0 +1,145 @@
+"""The one inverse problem solver: measurements and a prior in, mean and samples out. It knows no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.path import sigma_schedule
+from medidiff.diffusion.sampler import SOLVERS, posterior_mean, sample
+from medidiff.diffusion.tiling import TiledDenoiser, Tiling
+from medidiff.errors import ConfigError
+from medidiff.guidance import Posterior, condition_from, rule
+from medidiff.operators.likelihood import Likelihood
+from medidiff.operators.task import Task
+from medidiff.rng import generators
+
+OnStep = Callable[[int, int, str], None]
+
+# Noise of the first sampling level over the expected residual: above it the image says next to nothing.
+SAMPLE_FROM, SAMPLE_TO = 8.0, 0.02
+# Rounds of clipping and projecting; each roughly halves what is left of the disagreement.
+NONNEGATIVE_ROUNDS = 8
+
+
+class Measurement(Protocol):
+    """A linear operator that can tell a network what it did."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor: ...
+    def adjoint(self, y: Tensor) -> Tensor: ...
+    def solve_gram(self, r: Tensor, damping: float | Tensor) -> Tensor: ...
+    def reference(self, y: Tensor) -> Tensor: ...
+    def known(self, y: Tensor) -> Tensor: ...
+    def task(self, noise_std: float = 0.0) -> Task: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to restore.
+
+    Args:
+        samples: Posterior samples to draw; 0 gives the mean alone, in one evaluation.
+        steps: Evaluations a sample.
+        solver: One of ``SOLVERS``.
+        guidance: One of ``medidiff.guidance.RULES``.
+        seed: For the samples.
+        noise_std: Noise in the measurements, model units; 0 makes the data binding.
+        lower: Smallest possible value, model units; None if values may be negative.
+        tiling: How a large volume is cut.
+    """
+
+    samples: int = 0
+    steps: int = 8
+    solver: str = "multistep"
+    guidance: str = "projection"
+    seed: int = 0
+    noise_std: float = 0.0
+    lower: float | None = None
+    tiling: Tiling = Tiling()
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 1 <= self.steps <= 1000:
+            raise ConfigError(f"samples must be >= 0 and steps 1 to 1000, got {self.samples} and {self.steps}")
+        if self.solver not in SOLVERS:
+            raise ConfigError(f"unknown solver {self.solver!r}; expected one of {', '.join(SOLVERS)}")
+        rule(self.guidance)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What came out, model units.
+
+    Args:
+        mean: Posterior mean, shape (b, c, i, j, k).
+        samples: One tensor a sample, each like ``mean``.
+        misfit: Relative data-consistency error of the mean.
+    """
+
+    mean: Tensor
+    samples: tuple[Tensor, ...]
+    misfit: float
+
+
+@torch.no_grad()
+def restore(
+    model: Preconditioned, operator: Measurement, y: Tensor, settings: Settings, on_step: OnStep | None = None
+) -> Restored:
+    """Restore measurements of shape (1, *operator.out_shape), on their device.
+
+    The mean is one evaluation of the network, projected onto the data; each sample takes ``steps`` more.
+    """
+    likelihood = Likelihood(operator, y, settings.noise_std)  # type: ignore[arg-type]
+    condition = condition_from(operator, y, settings.noise_std)
+    prior = TiledDenoiser(model, condition, settings.tiling)
+    posterior = Posterior(prior, likelihood, rule(settings.guidance))
+    shape = (1, *operator.in_shape)
+    report = on_step or (lambda done, total, what: None)
+    total = 1 + settings.samples * _evaluations(settings)
+    report(0, total, "posterior mean")
+    mean = nonnegative(posterior_mean(posterior, shape, device=y.device), likelihood, settings.lower)
+    report(1, total, "posterior mean")
+    samples = []
+    sigmas = sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, settings.steps)
+    for index in range(settings.samples):
+        begun = 1 + index * _evaluations(settings)
+
+        def step(done: int, _: int, begun: int = begun, index: int = index) -> None:
+            report(begun + done, total, f"sample {index + 1} of {settings.samples}")
+
+        drawn = sample(
+            posterior,
+            shape,
+            sigmas,
+            # Noise is drawn on the CPU, so that a seed means the same on every device.
+            generators=[generators(settings.seed, index + 1)[index]],
+            solver=SOLVERS[settings.solver],
+            start=condition.reference,
+            on_step=step,
+        )
+        samples.append(nonnegative(drawn, likelihood, settings.lower))
+    return Restored(mean, tuple(samples), float(likelihood.misfit(mean).max()))
+
+
+def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tensor:
+    """Alternate between values that a scanner can produce and images that reproduce the data.
+
+    Both sets are convex and the truth lies in both, so every step brings the image nearer to the truth.
+    Source: Youla & Webb (1982), Image restoration by the method of convex projections, IEEE Trans. Med. Imaging 1, 81.
+    """
+    if lower is None or bool((x >= lower).all()):
+        return x
+    for _ in range(NONNEGATIVE_ROUNDS):
+        x = likelihood.project(x.clamp_min(lower))
+    return x.clamp_min(lower)
+
+
+def _evaluations(settings: Settings) -> int:
+    return settings.steps
