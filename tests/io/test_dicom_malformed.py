@@ -237,7 +237,9 @@ def test_a_file_changed_after_planning(tmp_path: Path) -> None:
     assert caught.value.reason is Reason.UNREADABLE
 
 
-def test_messages_hold_no_identifier(tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+def test_messages_hold_no_identifier(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     """Neither names of files, nor values that pydicom finds invalid and would like to quote."""
 
     def name(dataset: Dataset, k: int) -> None:
@@ -292,7 +294,7 @@ def test_the_error_survives_a_process_boundary() -> None:
     import pickle
 
     error = SeriesRefused(Reason.TRUNCATED, "text", path="p")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    again = pickle.loads(pickle.dumps(error))
     assert (again.reason, again.text, again.path, str(again)) == (error.reason, "text", "p", str(error))
 
 

@@ -105,7 +105,10 @@ def test_places_and_values_equal_the_reference(name: str, shared: Path, unpacked
     for plan, reference in zip(report.series, expected.references, strict=True):
         if reference is None:
             continue
-        mine, theirs = load(plan).reoriented(), reference_volume(shared / "dicom" / name / "ref" / f"{reference}.nii.gz")
+        mine, theirs = (
+            load(plan).reoriented(),
+            reference_volume(shared / "dicom" / name / "ref" / f"{reference}.nii.gz"),
+        )
         assert mine.geometry.distance(theirs.geometry) < expected.distance_mm
         # Values are float32 here; a NIfTI holds its slope as float32 there.
         np.testing.assert_allclose(mine.data, theirs.data, rtol=2e-7, atol=0)
@@ -159,7 +162,10 @@ def test_b_values_name_the_frames(shared: Path, unpacked: Path) -> None:
             "siemens_mosaic",
             {"RepetitionTime", "EchoTime", "FlipAngle", "SliceTiming", "EffectiveEchoSpacing", "TotalReadoutTime"},
         ),
-        ("ge_epi_4d", {"RepetitionTime", "EchoTime", "EffectiveEchoSpacing", "TotalReadoutTime", "SpacingBetweenSlices"}),
+        (
+            "ge_epi_4d",
+            {"RepetitionTime", "EchoTime", "EffectiveEchoSpacing", "TotalReadoutTime", "SpacingBetweenSlices"},
+        ),
         ("uih_grid", {"RepetitionTime", "MagneticFieldStrength", "SliceTiming"}),
         ("philips_scaled", {"InversionTime", "EchoTime"}),
         ("enhanced_mr_t1_3d", {"RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "SliceThickness"}),
