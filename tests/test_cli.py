@@ -214,10 +214,23 @@ def test_wrong_usage_is_2() -> None:
 
 
 def test_a_reader_that_leaves_is_no_crash() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m medidiff --help | true", shell=True, capture_output=True, text=True, check=False
+    script = (
+        "import sys\n"
+        "from medidiff.cli import boundary\n"
+        "def command():\n"
+        "    sys.stdin.read()\n"
+        "    print('x' * 1_000_000)\n"
+        "sys.exit(boundary.run(command))\n"
     )
-    assert done.stderr == ""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == errors.EXIT_FAILURE
 
 
 @pytest.mark.parametrize(
