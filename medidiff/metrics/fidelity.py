@@ -12,7 +12,7 @@ the tests hold ours against both.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ HFEN_SIGMA = 1.5
 HFEN_TRUNCATE = 4.67
 
 
+@runtime_checkable
 class Forward(Protocol):
     """What ``data_consistency`` needs of an operator."""
 
