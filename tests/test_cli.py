@@ -184,8 +184,10 @@ def test_a_warning_is_one_line_and_developers_warnings_are_silent(capsys: pytest
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unwinds_and_ends_with_130(number: signal.Signals, tmp_path: Path) -> None:
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from pathlib import Path\n"
+        # A shell starts what runs in the background with Ctrl-C ignored, and so might be this test.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from medidiff.cli import boundary\n"
         "def command():\n"
         "    try:\n"

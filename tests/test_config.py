@@ -19,6 +19,13 @@ from medidiff.errors import ConfigError, InputError
 class Box(Config):
     kind: Literal["box"] = "box"
     factor: int = Field(ge=2)
+    gap: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _gap_fits(self) -> Box:
+        if self.gap >= self.factor:
+            raise ValueError("the gap is as wide as the slice")
+        return self
 
 
 class Gaussian(Config):
@@ -77,7 +84,7 @@ def test_the_digest_changes_with_any_value() -> None:
 
 def test_the_digest_is_the_same_in_every_release() -> None:
     # It is written beside results: a change of it would make equal configs look different.
-    assert config_digest(Box(factor=4)) == hashlib.sha256(b'{"factor":4,"kind":"box"}').hexdigest()
+    assert config_digest(Box(factor=4)) == hashlib.sha256(b'{"factor":4,"gap":0,"kind":"box"}').hexdigest()
 
 
 PROBLEMS = {
@@ -87,6 +94,10 @@ PROBLEMS = {
     "inside a list": (
         "profiles:\n  - kind: box\n    factor: 4\n  - kind: gaussian\n    fwhm_mm: -1\n",
         "f.yaml:5: profiles[1].fwhm_mm: Input should be greater than 0, got -1",
+    ),
+    "a rule inside a choice": (
+        "name: x\nprofiles:\n  - {kind: box, factor: 2, gap: 2}\n",
+        "f.yaml:3: profiles[0]: the gap is as wide as the slice",
     ),
     "missing": ("profiles:\n  - kind: box\n", "f.yaml:2: profiles[0].factor: Field required"),
     "unknown kind": ("profiles:\n  - kind: cone\n", "f.yaml:2: profiles[0]: Input tag 'cone'"),
