@@ -62,7 +62,7 @@ def unconditional(shape: tuple[int, ...], device: torch.device | str = "cpu") ->
     )
 
 
-def unguided(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) -> Tensor:
+def unguided(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG001
     """The prior alone; right where the condition already says everything about the data."""
     return prior(x, sigma)
 
@@ -86,11 +86,11 @@ def proximal(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) 
     return likelihood.prox(prior(x, sigma), uncertainty(prior.spread, sigma))
 
 
-def tweedie(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) -> Tensor:
+def tweedie(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor, *, steps: int = TWEEDIE_STEPS) -> Tensor:
     """Like ``proximal``, with the covariance taken from the network itself by Tweedie's formula.
 
     ``Cov[x0 | x] = sigma^2 dD/dx``; the linear system is solved by conjugate gradients, each step one backward pass.
-    Exact for every Gaussian prior, and several times the cost.
+    Exact for every Gaussian prior once the conjugate gradients have converged, and several times the cost.
     Source: Rozet et al. (2024), Learning Diffusion Priors from Observations by Expectation Maximization, eq. (20).
     """
     operator = likelihood.operator
@@ -106,7 +106,7 @@ def tweedie(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) -
         return operator.forward(covariance(operator.adjoint(z))) + likelihood.noise_std**2 * z
 
     misfit = likelihood.y - operator.forward(x0.detach())
-    z = conjugate_gradients(gram, misfit, steps=TWEEDIE_STEPS)
+    z = conjugate_gradients(gram, misfit, steps=steps)
     return (x0 + covariance(operator.adjoint(z))).detach()
 
 

@@ -11,10 +11,11 @@ import torch
 from pydantic import Field
 
 from medidiff.config import Config
+from medidiff.errors import ConfigError
 from medidiff.training.batches import BatchConfig, Batches
 from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer, run_identity
 from medidiff.training.validate import SliceValidation
-from medidiff.training.volumes import Source, conform, crop_to_head, load_volumes
+from medidiff.training.volumes import Source, conform, crop_to_head, list_files, load_volumes
 
 
 class NetworkConfig(Config):
@@ -47,7 +48,7 @@ class TrainConfig(Config):
 
     kind: Literal["train"] = "train"
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     data: DataConfig
     network: NetworkConfig = NetworkConfig()
     batches: BatchConfig = BatchConfig()
@@ -88,13 +89,14 @@ def train(
     """Train a prior and write it to ``options.output / <name>.safetensors``.
 
     Raises:
-        ConfigError: the data named in the config is not there.
+        ConfigError: the data named in the config is not there, or the validation scan is among the training files.
         CheckpointError: ``resume`` without a fitting state.
     """
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
+    _keep_validation_apart(config.data)
     options.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         network={**config.network.model_dump(mode="json")},
@@ -102,9 +104,7 @@ def train(
         path=config.path,
         batches=Batches(load_volumes(config.data.root, config.data.train, device), config.batches, config.seed, device),
         folder=options.output,
-        identity=run_identity(
-            config.network, config.optimizer, config.path, config.data.model_copy(update={"root": Path()})
-        ),
+        identity=identity(config),
         seed=config.seed,
         device=device,
         compile=options.compile,
@@ -126,6 +126,22 @@ def train(
     model = options.output / f"{config.name}.safetensors"
     trainer.export(model, _card(config, trainer, score, baseline))
     return TrainResult(model, trainer.step, finished, score, baseline)
+
+
+def _keep_validation_apart(data: DataConfig) -> None:
+    if data.validation is None:
+        return
+    held_out = (data.root / data.validation).resolve()
+    for record in list_files(data.root, data.train):
+        if record["path"].resolve() == held_out:
+            raise ConfigError(f"the validation scan {data.validation} is also a training file; keep that person apart")
+
+
+def identity(config: TrainConfig) -> str:
+    """Digest of all that determines the weights; where the data lies, and what the card says, does not."""
+    here = config.data.model_copy(update={"root": Path()})
+    parts = run_identity(config.network, config.optimizer, config.path, here, config.batches)
+    return f"{parts}-{config.seed}"
 
 
 def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from medidiff import __version__
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.network import build_network
-from medidiff.errors import CheckpointError
+from medidiff.errors import CheckpointError, ConfigError
 from medidiff.io.atomic import atomic_file
 
 FORMAT = "medidiff-model/1"
@@ -59,7 +59,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Precondi
         card = json.loads(header["card"])
         model = Preconditioned(build_network(**options))
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the weights do not fit the network that the file names ({error})") from error
     return model.to(device).eval().requires_grad_(False), card
 
@@ -87,7 +87,7 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         groups.setdefault(group, {})[name] = tensor
     try:
         return groups, dict(json.loads(header["record"]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the training state has no readable record") from error
 
 

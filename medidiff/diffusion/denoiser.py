@@ -18,6 +18,8 @@ TASK_SIZE = 8
 # At and above this ratio of noise to signal the noisy image says nothing, and the network is not shown it: one
 # evaluation then gives the posterior mean given the condition alone, deterministically.
 BLIND_RATIO = 60.0
+# Below this ratio the network was never trained: it is told this one, so that noise 0 is not log 0.
+SMALLEST_RATIO = 1e-3
 # sigma is multiplied and divided by the scale on its way here; rounding must not un-blind it.
 BLIND_TOLERANCE = 1e-3
 
@@ -61,7 +63,8 @@ class Condition:
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Condition:
         """The same condition for a box of voxels."""
-        box = (..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))
+        i, j, k = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        box = (..., i, j, k)
         return replace(self, reference=self.reference[box], known=self.known[box])
 
     def to(self, device: torch.device | str) -> Condition:
@@ -80,6 +83,12 @@ class Preconditioned(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """The image's axes must be divisible by these."""
+        i, j, k = self.network.multiple  # type: ignore[misc]
+        return int(i), int(j), int(k)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Clean image, shape (b, 1, i, j, k), from a noisy one; ``sigma`` has shape (b,)."""
@@ -100,7 +109,7 @@ class Preconditioned(nn.Module):
     def raw(self, u: Tensor, ratio: Tensor, condition: Condition) -> Tensor:
         """The network itself, on an input of unit variance."""
         # log sigma / 4 as in EDM; the blind case has a place of its own at the end of the range.
-        level = ratio.clamp(max=BLIND_RATIO).log() / 4
+        level = ratio.clamp(SMALLEST_RATIO, BLIND_RATIO).log() / 4
         embedding = torch.cat([level[:, None], condition.task], dim=1)
         side = torch.cat([condition.reference, condition.known], dim=1)
         out: Tensor = self.network(u, side, embedding)

@@ -56,7 +56,8 @@ class ChannelRMSNorm(nn.Module):
             last = functional.rms_norm(x.permute(0, 2, 3, 4, 1), self.gain.shape, self.gain.to(x.dtype), NORM_EPSILON)
             return last.permute(0, 4, 1, 2, 3)
         scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + NORM_EPSILON).to(x.dtype)
-        return x * scale * self.gain.to(x.dtype).view(-1, 1, 1, 1)
+        out: Tensor = x * scale * self.gain.to(x.dtype).view(-1, 1, 1, 1)
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -82,7 +83,8 @@ class ResidualBlock(nn.Module):
         scale, shift = self.film(embedding).to(x.dtype)[:, :, None, None, None].chunk(2, dim=1)
         h = self.conv1(functional.silu(self.norm1(x)))
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return self.shortcut(x) + self.conv2(functional.silu(h))
+        out: Tensor = self.shortcut(x) + self.conv2(functional.silu(h))
+        return out
 
 
 class ResidualUNet(nn.Module):
@@ -95,6 +97,8 @@ class ResidualUNet(nn.Module):
         embedding: Length of the embedding vector given by the caller.
         split: Haar split of each axis.
     """
+
+    side_gain: Tensor
 
     def __init__(
         self,
@@ -138,7 +142,7 @@ class ResidualUNet(nn.Module):
         for level in range(self.levels):
             passes = 1 if level + 1 == self.levels else 2
             positions += 2**level * (2 * self.blocks * passes + 1)
-        return int(math.ceil(positions)) * max(self.split)
+        return math.ceil(positions) * max(self.split)
 
     def forward(
         self, x: Float[Tensor, "b 1 i j k"], side: Float[Tensor, "b s i j k"], embedding: Float[Tensor, "b e"]
@@ -147,7 +151,7 @@ class ResidualUNet(nn.Module):
         h = self.enter(torch.cat([haar(x, self.split), self.side_gain * haar(side, self.split)], dim=1))
         skips: list[Tensor] = []
         for level in range(self.levels):
-            for block in self.down[level]:  # type: ignore[union-attr]
+            for block in self.down[level]:  # type: ignore[attr-defined]
                 h = block(h, e)
             if level + 1 < self.levels:
                 skips.append(h)
@@ -155,7 +159,7 @@ class ResidualUNet(nn.Module):
         for level in reversed(range(self.levels - 1)):
             # The skip is added, not concatenated: the widest convolution of the network would otherwise double.
             h = self.unpool[level](h) + skips.pop()
-            for block in self.up[level]:  # type: ignore[union-attr]
+            for block in self.up[level]:  # type: ignore[attr-defined]
                 h = block(h, e)
         return inverse_haar(self.leave(functional.silu(self.norm(h))), self.split)
 

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import BLIND_RATIO
+from medidiff.diffusion.denoiser import BLIND_RATIO, SMALLEST_RATIO
+from medidiff.errors import ConfigError
 
 
 def t_to_sigma(t: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def draw_ratios(
     """
     device = generator.device
     ratios = torch.exp(mean + std * torch.randn(count, generator=generator, device=device))
-    ratios = ratios.clamp(1e-3, 0.99 * BLIND_RATIO)
+    ratios = ratios.clamp(SMALLEST_RATIO, 0.99 * BLIND_RATIO)
     ratios[: math.ceil(blind_share * count)] = BLIND_RATIO
     return ratios
 
@@ -42,8 +43,14 @@ def draw_ratios(
 def sigma_schedule(sigma_min: float, sigma_max: float, steps: int, *, rho: float = 7.0) -> Float[Tensor, " n"]:
     """Noise levels from ``sigma_max`` to ``sigma_min``, then 0: ``steps + 1`` values.
 
+    Raises:
+        ConfigError: no step at all, or levels that are not positive and rising from ``sigma_min`` to ``sigma_max``.
     Source: Karras et al. (2022), eq. (5).
     """
+    if steps < 1 or not 0 < sigma_min < sigma_max < math.inf:
+        raise ConfigError(
+            f"a schedule needs steps >= 1 and 0 < sigma_min < sigma_max, got {steps}, {sigma_min:g} and {sigma_max:g}"
+        )
     if steps == 1:
         return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)

@@ -6,6 +6,8 @@ takes one step of it; it never learns whether D is a prior or a posterior.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,9 +61,8 @@ def multistep(denoiser: Denoiser, x: Tensor, step: Step) -> tuple[Tensor, Tensor
     x0 = _denoise(denoiser, x, step.sigma)
     direction = x0
     if step.x0_before is not None and step.sigma_before is not None and step.sigma_next > 0:
-        h = torch.log(torch.tensor(step.sigma / step.sigma_next))
-        h_before = torch.log(torch.tensor(step.sigma_before / step.sigma))
-        direction = x0 + (h / (2 * h_before)).item() * (x0 - step.x0_before)
+        h, h_before = math.log(step.sigma / step.sigma_next), math.log(step.sigma_before / step.sigma)
+        direction = x0 + h / (2 * h_before) * (x0 - step.x0_before)
     return direction + step.sigma_next / step.sigma * (x - direction), x0
 
 
@@ -110,16 +111,20 @@ def sample(
         start: Image to begin from instead of zero, with noise of the first level added (t0 < 1).
         on_step: Called with (done, total) after each step.
     Returns:
-        Images, shape (b, c, i, j, k), on the generators' device.
+        Images, shape (b, c, i, j, k), on the device of ``start``, else of the generators.
+    Raises:
+        ConfigError: the levels do not decrease to 0, or the generators are not one an item.
     """
     levels = [float(s) for s in sigmas]
-    if levels[-1] != 0 or any(a <= b for a, b in zip(levels, levels[1:], strict=False)):
-        raise ConfigError("noise levels must decrease strictly and end in 0")
+    falling = all(a > b for a, b in itertools.pairwise(levels))
+    if len(levels) < 2 or levels[-1] != 0 or not falling or not math.isfinite(levels[0]):
+        raise ConfigError(f"noise levels must be finite, decrease strictly and end in 0, got {levels}")
     x = levels[0] * draw_noise(shape, generators)
     if start is not None:
-        x = x + start.to(x)
+        # Generators of the CPU give the same noise on every machine; the work is done where the image lies.
+        x = start + x.to(start)
     before: tuple[float, Tensor] | None = None
-    for index, (sigma, sigma_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for index, (sigma, sigma_next) in enumerate(itertools.pairwise(levels)):
         step = Step(sigma, sigma_next, *(before or (None, None)))
         x, x0 = solver(denoiser, x, step)
         before = (sigma, x0)

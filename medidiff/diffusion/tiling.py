@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from medidiff.diffusion.denoiser import Condition, GivenDenoiser, Preconditioned
+from medidiff.errors import ConfigError
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Span = tuple[int, int]
+Box = tuple[Span, Span, Span]
 
 # A tile's outermost voxels have seen padding instead of the head; beyond this many the effect on the shipped network
 # is below 1e-4 of the intensity range (measured: benchmarks/tiling).
@@ -32,9 +35,10 @@ class Tiling:
     """How a volume is cut.
 
     Args:
-        tile: Side of a tile's *core* in voxels; None takes the largest that ``max_voxels`` allows.
+        tile: Side of a tile's *core* in voxels, rounded up to the network's grid; None takes the largest that
+            ``max_voxels`` allows.
         halo: Voxels around the core that are computed and thrown away.
-        max_voxels: Largest tile, halo included.
+        max_voxels: Largest tile that the network is shown, halo and padding included; used if ``tile`` is None.
     """
 
     tile: int | None = None
@@ -42,25 +46,37 @@ class Tiling:
     max_voxels: int = MAX_TILE_VOXELS
 
     def cores(self, shape: tuple[int, int, int], multiple: tuple[int, int, int]) -> list[Box]:
-        """Boxes that cover the volume without overlap, starting at multiples of the network's grid."""
+        """Boxes that cover the volume without overlap, starting at multiples of the network's grid.
+
+        Raises:
+            ConfigError: not even the smallest tile fits into ``max_voxels`` with its halo.
+        """
         counts = [1, 1, 1]
         if self.tile is not None:
             counts = [max(1, -(-n // self.tile)) for n in shape]
         else:
-            while self._largest(shape, counts) > self.max_voxels:
-                longest = max(range(3), key=lambda a: shape[a] / counts[a])
-                counts[longest] += 1
-        spans = [_spans(n, c, m) for n, c, m in zip(shape, counts, multiple, strict=True)]
-        return list(itertools.product(*spans))
+            while self._largest(shape, counts, multiple) > self.max_voxels:
+                # An axis whose core is one step of the network's grid cannot be cut further.
+                free = [a for a in range(3) if shape[a] > counts[a] * multiple[a]]
+                if not free:
+                    raise ConfigError(
+                        f"a tile with a halo of {self.halo} voxels does not fit into {self.max_voxels} voxels; "
+                        "allow larger tiles or a smaller halo"
+                    )
+                counts[max(free, key=lambda a: shape[a] / counts[a])] += 1
+        i, j, k = (_spans(n, c, m) for n, c, m in zip(shape, counts, multiple, strict=True))
+        return list(itertools.product(i, j, k))
 
-    def _largest(self, shape: tuple[int, int, int], counts: list[int]) -> int:
+    def _largest(self, shape: tuple[int, int, int], counts: list[int], multiple: tuple[int, int, int]) -> int:
+        """Voxels of the largest tile that the network would be shown."""
         voxels = 1
-        for n, c in zip(shape, counts, strict=True):
-            voxels *= min(n, -(-n // c) + 2 * self.halo)
+        for n, c, m in zip(shape, counts, multiple, strict=True):
+            seen = (_grow(span, self.halo, n, m) for span in _spans(n, c, m))
+            voxels *= max(-(-(stop - start) // m) * m for start, stop in seen)
         return voxels
 
 
-def _spans(size: int, count: int, multiple: int) -> list[tuple[int, int]]:
+def _spans(size: int, count: int, multiple: int) -> list[Span]:
     step = -(-size // (count * multiple)) * multiple
     return [(start, min(size, start + step)) for start in range(0, size, step)]
 
@@ -94,32 +110,35 @@ class TiledDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         out = torch.empty_like(x)
         shape = (x.shape[2], x.shape[3], x.shape[4])
-        multiple = self.model.network.multiple
+        multiple = self.model.multiple
         for core in self.tiling.cores(shape, multiple):
-            seen = _grow(core, self.tiling.halo, shape, multiple)
+            i, j, k = (_grow(c, self.tiling.halo, n, m) for c, n, m in zip(core, shape, multiple, strict=True))
+            seen = (i, j, k)
             estimate = self._evaluate(x, sigma, seen, multiple)
-            inner = tuple(slice(c0 - s0, c1 - s0) for (c0, c1), (s0, _) in zip(core, seen, strict=True))
-            outer = tuple(slice(c0, c1) for c0, c1 in core)
-            out[(..., *outer)] = estimate[(..., *inner)]
+            inner = tuple((c0 - s0, c1 - s0) for (c0, c1), (s0, _) in zip(core, seen, strict=True))
+            out[_slices(core)] = estimate[_slices(inner)]
         return out
 
     def _evaluate(self, x: Tensor, sigma: Tensor, seen: Box, multiple: tuple[int, int, int]) -> Tensor:
-        start, stop = tuple(a for a, _ in seen), tuple(b for _, b in seen)
-        part = self.condition.crop(start, stop)  # type: ignore[arg-type]
-        box = (..., *(slice(a, b) for a, b in seen))
+        (i0, i1), (j0, j1), (k0, k1) = seen
+        part = self.condition.crop((i0, j0, k0), (i1, j1, k1))
         size = [b - a for a, b in seen]
-        pad = list(itertools.chain.from_iterable((0, -n % m) for n, m in zip(reversed(size), reversed(multiple))))
+        # The last axis comes first, as ``functional.pad`` has it.
+        missing = [-n % m for n, m in zip(size, multiple, strict=True)]
+        pad = [0, missing[2], 0, missing[1], 0, missing[0]]
         padded = Condition(_extend(part.reference, pad), _extend(part.known, pad), part.task, part.scale)
-        estimate: Tensor = self.model(_extend(x[box], pad), sigma, padded)
+        estimate: Tensor = self.model(_extend(x[_slices(seen)], pad), sigma, padded)
         return estimate[..., : size[0], : size[1], : size[2]]
 
 
-def _grow(core: Box, halo: int, shape: tuple[int, int, int], multiple: tuple[int, int, int]) -> Box:
-    """The core with its halo, clipped to the volume and starting on the network's grid."""
-    grown = []
-    for (start, stop), size, m in zip(core, shape, multiple, strict=True):
-        grown.append((max(0, (start - halo) // m * m), min(size, stop + halo)))
-    return grown[0], grown[1], grown[2]
+def _grow(span: Span, halo: int, size: int, multiple: int) -> Span:
+    """A core's extent along an axis with its halo, clipped to the volume and starting on the network's grid."""
+    return max(0, (span[0] - halo) // multiple * multiple), min(size, span[1] + halo)
+
+
+def _slices(box: tuple[Span, ...]) -> tuple[EllipsisType, slice, slice, slice]:
+    i, j, k = (slice(a, b) for a, b in box)
+    return ..., i, j, k
 
 
 def _extend(x: Tensor, pad: list[int]) -> Tensor:

@@ -7,6 +7,7 @@ Composition is written ``A @ B`` (first B), the adjoint ``A.H`` and the normal o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Shaped
@@ -140,7 +141,9 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return product.sum(1, dtype=wide if product.device.type == "cpu" else None)
 
 
-def conjugate_gradients(matrix, rhs: Tensor, *, steps: int = MAX_CG_STEPS, tolerance: float = 1e-6) -> Tensor:  # type: ignore[no-untyped-def]
+def conjugate_gradients(
+    matrix: Callable[[Tensor], Tensor], rhs: Tensor, *, steps: int = MAX_CG_STEPS, tolerance: float = 1e-6
+) -> Tensor:
     """Solve a Hermitian positive definite system for each item of a batch.
 
     Args:
@@ -160,8 +163,10 @@ def conjugate_gradients(matrix, rhs: Tensor, *, steps: int = MAX_CG_STEPS, toler
             break
         image = matrix(direction)
         curvature = inner(direction, image).real
-        # An item that has converged stands still instead of dividing zero by zero.
-        alpha = torch.where(energy > goal, energy / curvature.clamp_min(torch.finfo(curvature.dtype).tiny), 0.0)
+        # An item that has converged stands still instead of dividing zero by zero; so does one whose matrix turns out
+        # not to be positive (a network's Jacobian need not be), instead of being thrown to infinity.
+        moving = (energy > goal) & (curvature > 0)
+        alpha = torch.where(moving, energy / curvature.clamp_min(torch.finfo(curvature.dtype).tiny), 0.0)
         x = x + per_item(alpha, x) * direction
         residual = residual - per_item(alpha, x) * image
         previous, energy = energy, inner(residual, residual).real

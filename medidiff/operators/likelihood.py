@@ -35,15 +35,17 @@ class Likelihood:
             x0: Estimate, shape (b, *operator.in_shape).
             rho: Its uncertainty (standard deviation), one number or one per item.
         """
-        misfit = self.y - self.operator.forward(x0)
-        damping = (self.noise_std / torch.as_tensor(rho)) ** 2 if self.noise_std else 0.0
-        correction = self.operator.adjoint(self.operator.solve_gram(misfit, damping))
-        return x0 + (correction if x0.is_complex() else correction.real if correction.is_complex() else correction)
+        return self._corrected(x0, (self.noise_std / torch.as_tensor(rho)) ** 2 if self.noise_std else 0.0)
 
     def project(self, x0: Tensor) -> Tensor:
         """The nearest image that reproduces the data exactly, noise or not."""
+        return self._corrected(x0, 0.0)
+
+    def _corrected(self, x0: Tensor, damping: float | Tensor) -> Tensor:
         misfit = self.y - self.operator.forward(x0)
-        return x0 + self.operator.adjoint(self.operator.solve_gram(misfit, 0.0))
+        correction = self.operator.adjoint(self.operator.solve_gram(misfit, damping))
+        # Complex measurements of a real image correct its real part.
+        return x0 + (correction.real if correction.is_complex() and not x0.is_complex() else correction)
 
     def misfit(self, x: Tensor) -> Tensor:
         """Relative data-consistency error ``|A x - y| / |y|`` of each item, shape (b,)."""

@@ -114,7 +114,8 @@ class SliceOperator(LinearOperator):
         spline = torch.from_numpy(spline_matrix(self.centres, self.in_shape[self.axis + 1]))
         inverse = self._eigenvectors / (self._eigenvalues + self._floor) @ self._eigenvectors.T
         identity = torch.eye(len(self.centres), dtype=torch.float64)
-        return spline + self.weights.T @ inverse @ (identity - self.weights @ spline)
+        corrected: Tensor = spline + self.weights.T @ inverse @ (identity - self.weights @ spline)
+        return corrected
 
     def known(self, y: Tensor) -> Tensor:
         """How directly each voxel was measured, shape (b, *in_shape); see ``closeness``."""
@@ -135,7 +136,8 @@ class SliceOperator(LinearOperator):
     def _along(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Apply a matrix along the slice axis."""
         moved = x.movedim(self.axis + 2, -1)
-        return (moved @ matrix.T.to(x)).movedim(-1, self.axis + 2)
+        out: Tensor = (moved @ matrix.T.to(x)).movedim(-1, self.axis + 2)
+        return out
 
 
 def slice_task(profile: SliceProfile, noise_std: float = 0.0) -> Task:

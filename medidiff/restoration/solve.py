@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -63,7 +63,7 @@ class Settings:
     seed: int = 0
     noise_std: float = 0.0
     lower: float | None = None
-    tiling: Tiling = Tiling()
+    tiling: Tiling = field(default_factory=Tiling)
 
     def __post_init__(self) -> None:
         if self.samples < 0 or not 1 <= self.steps <= 1000:
@@ -101,7 +101,7 @@ def restore(
     prior = TiledDenoiser(model, condition, settings.tiling)
     posterior = Posterior(prior, likelihood, rule(settings.guidance))
     shape = (1, *operator.in_shape)
-    report = on_step or (lambda done, total, what: None)
+    report = on_step or _silent
     total = 1 + settings.samples * _evaluations(settings)
     report(0, total, "posterior mean")
     mean = nonnegative(posterior_mean(posterior, shape, device=y.device), likelihood, settings.lower)
@@ -142,4 +142,9 @@ def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tenso
 
 
 def _evaluations(settings: Settings) -> int:
+    """Steps a sample takes, as they are reported; Heun evaluates the network twice in each but the last."""
     return settings.steps
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass

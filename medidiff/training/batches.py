@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +29,13 @@ class Shares(Config):
     noise: float = Field(0.0, ge=0)
     inpaint: float = Field(0.0, ge=0)
     nothing: float = Field(0.0, ge=0)
-    kspace: float = Field(0.0, ge=0, description="share of the steps; such a batch holds whole planes")
+    kspace: float = Field(0.0, ge=0, le=1, description="share of the steps; such a batch holds whole planes")
+
+    @model_validator(mode="after")
+    def _something(self) -> Shares:
+        if self.slices + self.noise + self.inpaint + self.nothing <= 0:
+            raise ValueError("one of slices, noise, inpaint or nothing must be above 0")
+        return self
 
 
 class BatchConfig(Config):
@@ -42,6 +48,14 @@ class BatchConfig(Config):
     factors: tuple[float, float] = (1.5, 10.0)
     operators: int = Field(512, ge=1, description="slice operators drawn for a run")
     shares: Shares = Shares()
+
+    @model_validator(mode="after")
+    def _fits(self) -> BatchConfig:
+        if self.patch > self.line:
+            raise ValueError(f"line ({self.line}) must be at least as long as patch ({self.patch})")
+        if not 1 <= self.factors[0] <= self.factors[1]:
+            raise ValueError(f"factors must rise from at least 1, got {list(self.factors)}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

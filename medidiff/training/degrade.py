@@ -69,7 +69,8 @@ class SliceBank:
         operator = SliceOperator((1, 1, 1, self.length), 2, profile)
         task = slice_task(profile)
         tensors = (operator.weights, operator.reference_matrix, operator.closeness())
-        return SliceRecipe(*(tensor.float().to(device) for tensor in tensors), task=task)
+        weights, reference, closeness = (tensor.float().to(device) for tensor in tensors)
+        return SliceRecipe(weights, reference, closeness, task)
 
     def draw(self, rng: np.random.Generator) -> SliceRecipe:
         return self._recipes[int(rng.integers(len(self._recipes)))]
@@ -117,7 +118,7 @@ def degrade_inpaint(patch: Tensor, rng: np.random.Generator) -> Degraded:
         for _ in range(int(rng.integers(1, 4))):
             radii, centre = rng.uniform(3, 14, 3), rng.uniform(0, 1, 3) * np.array(patch.shape)
             distance = sum(((g - float(c)) / float(r)) ** 2 for g, c, r in zip(grids, centre, radii, strict=True))
-            mask = mask * (distance > 1)  # type: ignore[operator]
+            mask = mask * (distance > 1)
     missing = float(1 - mask.mean())
     return Degraded(patch, smooth_fill(patch * mask, mask), mask, Task(missing=missing))
 

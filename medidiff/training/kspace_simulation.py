@@ -102,10 +102,12 @@ def undersample(
     noise = float(np.exp(rng.uniform(np.log(0.002), np.log(0.02)))) if rng.random() < 0.5 else 0.0
 
     def forward(x: Tensor) -> Tensor:
-        return torch.fft.fft2(maps * x, norm="ortho") * mask
+        samples: Tensor = torch.fft.fft2(maps * x, norm="ortho") * mask
+        return samples
 
     def adjoint(y: Tensor) -> Tensor:
-        return (maps.conj() * torch.fft.ifft2(y * mask, norm="ortho")).sum(1, keepdim=True)
+        combined: Tensor = (maps.conj() * torch.fft.ifft2(y * mask, norm="ortho")).sum(1, keepdim=True)
+        return combined
 
     y = forward(planes)
     if noise:

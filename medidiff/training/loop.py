@@ -103,7 +103,7 @@ class Trainer:
             torch.random.default_generator.manual_seed(derive_seed(self.seed, 0))
             self.model = Preconditioned(build_network(**self.network))
         layout = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
-        self.model.to(self.device, memory_format=layout)
+        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.ema = EMA(self.model, self.optimizer.ema)
         self.adam = torch.optim.AdamW(
             self.model.parameters(), lr=self.optimizer.lr, betas=(0.9, 0.99), weight_decay=self.optimizer.weight_decay
@@ -199,11 +199,17 @@ class Trainer:
             CheckpointError: there is none, or it belongs to another configuration.
         """
         groups, record = load_state(self.state_path)
-        if record["identity"] != self.identity:
+        if record.get("identity") != self.identity:
             raise CheckpointError(
                 f"{self.state_path}: this state belongs to another configuration or code version; "
                 "use another output folder, or start afresh without --resume"
             )
+        try:
+            self._restore(groups, record)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.state_path}: the training state is incomplete ({error!r})") from error
+
+    def _restore(self, groups: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, parameter in parameters.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,12 +45,13 @@ class SliceValidation:
         return self._psnr(estimate)
 
     def _measure(self) -> tuple[SliceOperator, Tensor]:
-        operator = SliceOperator((1, *self.truth.shape), 2, self.profile)  # type: ignore[arg-type]
+        i, j, k = self.truth.shape
+        operator = SliceOperator((1, i, j, k), 2, self.profile)
         return operator, operator.forward(self.truth[None, None])
 
     def _psnr(self, estimate: Tensor) -> float:
         from monai.metrics.regression import PSNRMetric
 
         inside = self.truth[None, None] > HEAD_THRESHOLD
-        metric = PSNRMetric(max_val=1.0)
-        return float(metric(estimate[inside][None, None], self.truth[None, None][inside][None, None]).mean())
+        score: Any = PSNRMetric(max_val=1.0)(estimate[inside][None, None], self.truth[None, None][inside][None, None])
+        return float(score.mean())

@@ -25,10 +25,7 @@ FOREGROUND_POINTS = 100_000
 
 
 class Source(Config):
-    """Files of one kind in a training set.
-
-    ``person`` is the unit of every split: a person in validation may not occur in training.
-    """
+    """Files of one kind in a training set; no person in them may be the one of the validation."""
 
     files: str = Field(description="glob below the data root")
     kind: Literal["image", "labels"] = "image"
@@ -93,7 +90,7 @@ def compact_labels(data: np.ndarray) -> np.ndarray:
     """Label numbers 0, 1, 2, ... in the order of the original ones; counting is faster than sorting a volume."""
     labels = np.rint(data).astype(np.int64)
     present = np.bincount(labels.reshape(-1)) > 0
-    return (np.cumsum(present) - 1)[labels].astype(np.uint8)
+    return np.asarray((np.cumsum(present) - 1)[labels], dtype=np.uint8)
 
 
 def crop_to_head(data: np.ndarray, margin: int = 8) -> np.ndarray:
@@ -119,7 +116,8 @@ def load_volumes(root: Path, sources: Sequence[Source], device: torch.device) ->
     )
     rng = np.random.default_rng(0)
     volumes = []
-    for item in dataset:
+    for index in range(len(dataset)):
+        item = dataset[index]
         data = crop_to_head(item["data"])
         points = np.argwhere(data > (0 if data.dtype == np.uint8 else 0.15)).astype(np.int16)
         points = points[rng.permutation(len(points))[:FOREGROUND_POINTS]]
