@@ -181,7 +181,7 @@ def test_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MB of zeros in 100 kB; the limit is lowered so that the test does not need a gigabyte."""
     import zlib
 
-    monkeypatch.setattr("medidiff.io.dicom.header.LONGEST_INFLATED", 1 << 20)
+    monkeypatch.setattr("medidiff.io.dicom.source.LONGEST_INFLATED", 1 << 20)
     content = (TEST_FILES / "image_dfl.dcm").read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
     deflater = zlib.compressobj(9, wbits=-15)

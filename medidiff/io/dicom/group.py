@@ -17,10 +17,10 @@ from medidiff.io.dicom.geometry import (
     places,
     stack_of,
 )
-from medidiff.io.dicom.header import open_dataset
 from medidiff.io.dicom.model import InstanceHeader, Plane
 from medidiff.io.dicom.plan import FramePlan, ReadPolicy, SeriesPlan, Slot
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside
+from medidiff.io.dicom.source import open_dataset
 from medidiff.io.dicom.values import Header
 from medidiff.io.safety import default_budget, human_bytes
 from medidiff.volume import Modality

@@ -12,10 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from medidiff.io.dicom.header import LARGEST_FRAME, open_dataset
+from medidiff.io.dicom.header import LARGEST_FRAME
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
+from medidiff.io.dicom.source import open_dataset
 
 Array = NDArray[Any]
 

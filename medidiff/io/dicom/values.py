@@ -33,8 +33,16 @@ class Header:
     __slots__ = ("_dataset", "_elements")
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self._dataset: Dataset | None = dataset
         self._elements: Mapping[Any, Any] = dict(dataset.items())
+
+    @classmethod
+    def of_elements(cls, elements: Mapping[int, Any]) -> Header:
+        """Of elements with ``VR``, ``value`` and ``is_little_endian``; sequences are not looked into."""
+        header = cls.__new__(cls)
+        header._dataset = None
+        header._elements = elements
+        return header
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._elements
@@ -99,7 +107,7 @@ class Header:
 
     def items(self, tag: int) -> list[Header]:
         """The items of a sequence; empty if absent or damaged."""
-        if tag not in self._elements:
+        if tag not in self._elements or self._dataset is None:
             return []
         try:
             with quiet():
