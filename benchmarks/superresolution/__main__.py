@@ -7,7 +7,7 @@ what it ran on, the table, and every loss against the strong baseline.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
     truths = [truth for group in groups for truth in _load(group, args, crop)]
     methods = dict(RIVALS)
     versions: dict[str, str] = {}
-    for name, method, version in learned.methods(args.model, args.regression_model):
+    found = learned.methods(
+        args.model, args.regression_model, samples=args.samples, steps=args.steps, device=args.device
+    )
+    for name, method, version in found:
         methods[name], versions[name] = method, version
     if args.method:
         methods = {name: m for name, m in methods.items() if name in {*args.method, BASELINE}}
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     axes = [AXES.index(a) for a in args.axes]
     work = [(t, c) for t in truths for c in cases(args.factors, args.profiles, axes, thorough=t.group.thorough)]
     run(work, methods, versions, rows)
-    _report(args.out, [r for r in rows.all if r["version"] == versions.get(r["method"], "")], _about(args))
+    _report(args, [r for r in rows.all if r["version"] == versions.get(r["method"], "")], truths)
 
 
 def _load(group: Group, args: argparse.Namespace, crop: int | None) -> Iterator[Truth]:
@@ -62,10 +65,10 @@ def _about(args: argparse.Namespace) -> dict[str, str]:
     return about
 
 
-def _report(out: Path, rows: Sequence[Row], about: Mapping[str, str]) -> None:
-    this = machine.describe()
+def _report(args: argparse.Namespace, rows: Sequence[Row], truths: Sequence[Truth]) -> None:
+    this, about, out = machine.describe(), _about(args), args.out
     summary.write_figure(rows, about, out / "superresolution.png")
-    summary.write_table(rows, about, this, out / "superresolution.md")
+    summary.write_table(rows, truths, about, this, out / "superresolution.md")
     atomic_write_json(out / "machine.json", this)
     print((out / "superresolution.md").read_text(encoding="utf-8"))
     lost = summary.losses(rows)
@@ -85,6 +88,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", nargs="+", help="only these, and the baseline")
     parser.add_argument("--model", help="name or file of the model (default: the one that ships)")
     parser.add_argument("--regression-model", help="name or file of the same network trained as plain regression")
+    parser.add_argument("--samples", type=int, default=0, help="also score one posterior sample, and the mean of N")
+    parser.add_argument("--steps", type=int, default=8, help="network evaluations a sample")
+    parser.add_argument("--device", default="cpu", help="where the networks run")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--quick", action="store_true", help="x4 box slices along k of the middle 96 voxels")
     parser.add_argument("--resume", action="store_true", help="keep the rows that DIR already holds")

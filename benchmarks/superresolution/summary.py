@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.rows import Row
+from benchmarks.superresolution.cases import Truth
 from benchmarks.superresolution.rivals import BASELINE
 from medidiff.io.atomic import atomic_write_bytes, atomic_write_text
 from medidiff.metrics import Interval, bootstrap
@@ -77,14 +78,21 @@ def gain(part: Sequence[Row]) -> Interval:
     return Interval(value, low, high, int(part[0]["blocks"]), "block", 0.95)
 
 
-def write_table(rows: Sequence[Row], about: Mapping[str, str], machine: Mapping[str, object], out: Path) -> None:
-    """Markdown: one table a group and profile, then costs. ``about`` says what each group is."""
+def write_table(
+    rows: Sequence[Row], truths: Sequence[Truth], about: Mapping[str, str], machine: Mapping[str, object], out: Path
+) -> None:
+    """Markdown: one table a group and profile, then the noise of the truth, then costs.
+
+    Args:
+        about: What each group is, by name.
+    """
     lines: list[str] = []
     for group in _ordered(rows, "group"):
         for profile in _ordered(rows, "profile"):
             chosen = [r for r in rows if r["group"] == group and r["profile"] == profile]
             if chosen:
                 lines += _scores_table(chosen, about[group])
+    lines += _noise_table(truths)
     lines += _cost_table(rows)
     lines += ["", "Measured on: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."]
     atomic_write_text(out, "\n".join(lines) + "\n")
@@ -127,6 +135,26 @@ def _scores_line(factor: float, method: str, part: Sequence[Row]) -> str:
         f"{_mean(part, 'data_consistency'):.1e}", f"{far:.1f}",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def _noise_table(truths: Sequence[Truth]) -> list[str]:
+    """How far the truth's own noise lets anybody come: two opinions, over the people of a group."""
+    about = (
+        "Noise of the scans that serve as truth (medians over people): finest diagonal Haar band, and most frequent "
+        "local deviation. The ceiling is the PSNR of the noise-free anatomy, with the noise that x4 slices have measured."
+    )
+    columns = ("group", "sigma, wavelet", "sigma, local", "range", "ceiling at x4, dB")
+    lines = ["### Noise of the truth", "", about, "", *_head(columns)]
+    for group in dict.fromkeys(t.group.name for t in truths):
+        part = [t for t in truths if t.group.name == group]
+        wavelet, local, span = (
+            float(np.median(values))
+            for values in zip(*((t.noise.sigma, t.noise.local_sigma, t.data_range) for t in part), strict=True)
+        )
+        ceilings = [20 * np.log10(span / (sigma * np.sqrt(3 / 4))) for sigma in sorted((wavelet, local), reverse=True)]
+        text = " to ".join(f"{c:.1f}" for c in ceilings)
+        lines.append(f"| {group} | {wavelet:.3g} | {local:.3g} | {span:.4g} | {text} |")
+    return [*lines, ""]
 
 
 def _head(columns: Sequence[str]) -> list[str]:

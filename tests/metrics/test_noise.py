@@ -33,6 +33,7 @@ def rician(x: np.ndarray, sigma: float) -> np.ndarray:
 def test_planted_noise_is_found_by_both_opinions(smooth_head: np.ndarray, mask: np.ndarray, sigma: float) -> None:
     floor = noise_floor(rician(smooth_head, sigma), mask)
     assert floor.sigma == pytest.approx(sigma, rel=0.1)
+    assert floor.sigma * 0.95 < floor.local_sigma < floor.sigma * 1.35
     assert floor.background_sigma == pytest.approx(sigma, rel=0.05)
     assert floor.correlation is not None
     assert max(abs(c) for c in floor.correlation) < 0.1
