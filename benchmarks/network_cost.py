@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
+from benchmarks.docs import include
 from benchmarks.machine import Cost, measure
 from benchmarks.rows import Rows
 from medidiff.diffusion.network import build_network
@@ -138,6 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--patch", type=int, default=PATCH)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; one makes CPU seconds comparable")
+    parser.add_argument("--docs", type=Path, help="also put the table into this page")
     parser.add_argument("--quick", action="store_true", help="a patch of 16 voxels a side: does it run at all")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -148,6 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows.add({"network": name} | cost(build, 16 if args.quick else args.patch, torch.device(args.device)))
     text = table(rows.all, machine.describe())
     atomic_write_text(args.out / "network_cost.md", text)
+    if args.docs:
+        include(args.docs, "network-cost", text)
     print(text)
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine
+from benchmarks.docs import include
 from benchmarks.rows import Row
 from benchmarks.superresolution import learned, summary
 from benchmarks.superresolution.cases import AXES, GROUPS, Group, Truth, cases
 from benchmarks.superresolution.rivals import BASELINE, RIVALS
 from benchmarks.superresolution.run import open_rows, run
-from medidiff.io.atomic import atomic_write_json
+from medidiff.io.atomic import atomic_write_bytes, atomic_write_json
 
 QUICK_CROP = 96
 YOURS = Group("yours", "", "given by the user")
@@ -70,9 +71,15 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], truths: Sequence[Trut
     summary.write_figure(rows, about, out / "superresolution.png")
     summary.write_table(rows, truths, about, this, out / "superresolution.md")
     atomic_write_json(out / "machine.json", this)
-    print((out / "superresolution.md").read_text(encoding="utf-8"))
-    lost = summary.losses(rows)
-    print("\n".join(lost) if lost else f"No learned method fell below {BASELINE} in any case.")
+    text = (out / "superresolution.md").read_text(encoding="utf-8")
+    lost = summary.losses(rows) or [f"No learned method fell below {BASELINE} in any case."]
+    print(text, *lost, sep="\n")
+    if args.docs:
+        include(args.docs, "superresolution", "\n\n".join([text.strip(), "Losses: " + "; ".join(lost)]))
+        folder = args.docs.parent / "benchmarks"
+        folder.mkdir(exist_ok=True)
+        for name in ("superresolution.csv", "superresolution.png"):
+            atomic_write_bytes(folder / name, (out / name).read_bytes())
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -91,6 +98,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=0, help="also score one posterior sample, and the mean of N")
     parser.add_argument("--steps", type=int, default=8, help="network evaluations a sample")
     parser.add_argument("--device", default="cpu", help="where the networks run")
+    parser.add_argument("--docs", type=Path, help="also put table, figure and rows beside this page")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--quick", action="store_true", help="x4 box slices along k of the middle 96 voxels")
     parser.add_argument("--resume", action="store_true", help="keep the rows that DIR already holds")

@@ -141,7 +141,7 @@ def _noise_table(truths: Sequence[Truth]) -> list[str]:
     """How far the truth's own noise lets anybody come: two opinions, over the people of a group."""
     about = (
         "Noise of the scans that serve as truth (medians over people): finest diagonal Haar band, and most frequent "
-        "local deviation. The ceiling is the PSNR of the noise-free anatomy, with the noise that x4 slices have measured."
+        "local deviation. The ceiling is the PSNR of the noise-free anatomy plus the noise that x4 slices measure."
     )
     columns = ("group", "sigma, wavelet", "sigma, local", "range", "ceiling at x4, dB")
     lines = ["### Noise of the truth", "", about, "", *_head(columns)]
