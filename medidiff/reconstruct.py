@@ -1,39 +1,41 @@
-"""The use case *reconstruct*: a scan in, a better one out, in the same place, with a record of how."""
+"""The use case *reconstruct*: a scan in, a better one out, in the same place, with a record of how.
+
+Whatever can be said about the arguments and the header is said before torch is loaded.
+"""
 
 from __future__ import annotations
 
+import math
 import platform
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from medidiff import __version__
-from medidiff.data.intensity import IntensityCodec
-from medidiff.diffusion.checkpoint import file_hash, load_model
-from medidiff.diffusion.denoiser import Preconditioned
-from medidiff.errors import InputError, OutputError
-from medidiff.io import check_restorable, probe, read_volume, write_volume
+from medidiff.errors import ConfigError, GeometryError, InputError
+from medidiff.io import VolumeInfo, check_restorable, probe, read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
-from medidiff.models import find_model
-from medidiff.operators.slices import Profile
-from medidiff.restoration import Plan, Restored, Settings, Stage, make_plan, restore
+from medidiff.io.places import beside, check_targets, default_output
+from medidiff.models import find_model, read_info
 from medidiff.rng import resolve_seed
 from medidiff.volume import Modality, Volume
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    import torch
+
+    from medidiff.operators.slices import Profile
+    from medidiff.restoration import Plan, Run, Stage
+
 OnProgress = Callable[[int, int, str], None]
 
 DEFAULT_MODEL = "brain-t1"
 FAST_MODEL = "brain-t1-fast"
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr", ".img")
+NOT_CALIBRATED = "standard deviation over the samples: spread, not calibrated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,17 @@ class ReconstructOptions:
     preview: Path | None = None
     report: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 1 <= self.steps <= 1000:
+            raise ConfigError(f"--samples must be >= 0 and --steps 1 to 1000, got {self.samples} and {self.steps}")
+        for name, value in (("--spacing", self.spacing), ("--thickness", self.thickness)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a positive number of mm, got {value:g}")
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {self.device!r}")
+        if self.fast and self.model is not None:
+            raise ConfigError("--fast chooses a model, and so does --model: give one of them")
+
 
 @dataclass(frozen=True, slots=True)
 class ReconstructResult:
@@ -79,6 +92,38 @@ class ReconstructResult:
     volumes: dict[str, Volume] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Every file that a reconstruction will leave."""
+
+    volume: Path
+    samples: tuple[Path, ...]
+    spread: Path | None
+    record: Path
+    preview: Path | None
+    report: Path | None
+
+    @classmethod
+    def of(cls, volume: Path, options: ReconstructOptions) -> Targets:
+        return cls(
+            volume=volume,
+            samples=tuple(beside(volume, f"_sample-{index:02d}") for index in range(1, options.samples + 1)),
+            spread=beside(volume, "_spread") if options.samples > 1 else None,
+            record=beside(volume, "", ".json"),
+            preview=options.preview,
+            report=options.report,
+        )
+
+    def check(self, source: Path) -> None:
+        """Refuse places that cannot be written before minutes are spent on what would be written there.
+
+        Raises:
+            OutputError: see ``medidiff.io.places.check_targets``.
+        """
+        others = (self.record, *(path for path in (self.preview, self.report) if path is not None))
+        check_targets((self.volume, *self.samples, *((self.spread,) if self.spread else ())), others, source)
+
+
 def reconstruct(
     source: Path, output: Path | None, options: ReconstructOptions, on_progress: OnProgress | None = None
 ) -> ReconstructResult:
@@ -87,172 +132,139 @@ def reconstruct(
     Args:
         source: NIfTI, MGZ, NRRD, or a folder with one DICOM series.
         output: Where to write; by default beside the source, ``<name>_medidiff.nii.gz``.
+        options: What the user chose.
+        on_progress: Called with evaluations done, evaluations in all, and what is being done.
     Raises:
         InputError: the source cannot be restored as it is.
         OutputError: the result cannot be written.
         CheckpointError: there is no such model.
+        ConfigError: there is no such device.
     """
     begun = time.perf_counter()
-    target = check_output(source, output or default_output(source), options)
+    targets = Targets.of(output or default_output(source), options)
+    targets.check(source)
+    path = find_model(options.model or (FAST_MODEL if options.fast else DEFAULT_MODEL))
+    read_info(path)  # what is no model at all is told before the scan is read
     info = probe(source)
-    plan = make_plan(
-        info.geometry,
-        spacing=options.spacing,
-        thickness=options.thickness if options.thickness is not None else info.slice_thickness,
-        profile=options.profile,
-    )
+    plan = plan_for(info, options, source)
     volume = read_volume(source)
     check_restorable(volume, source)
-    if volume.modality is Modality.CT and options.model is None:
-        raise InputError(f"{source}: this is CT, and no CT prior ships yet; give one of your own with --model")
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    path = find_model(options.model or (FAST_MODEL if options.fast else DEFAULT_MODEL))
-    model, _ = load_model(path, device)
-    seed = resolve_seed(options.seed)
-    run = run_plan(volume, plan, model, Settings(samples=options.samples, steps=options.steps, seed=seed), on_progress)
-    record = {
-        "medidiff": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": str(device),
-        "model": {"name": path.stem, "sha256": file_hash(path)},
+    if plan.stages:
+        _check_prior(volume, source, options)
+    run, about = _restored(volume, plan, path, options, on_progress)
+    record = about | {
         "plan": list(plan.words),
         "warnings": list(plan.warnings),
         "operators": [stage_record(stage) for stage in plan.stages],
-        "rule": "projection",
-        "estimate": "posterior mean, one network evaluation",
         "samples": options.samples,
-        "steps": options.steps if options.samples else None,
-        "seed": seed if options.samples else None,
         "simulated": False,
         "frames": len(volume.data),
         "data_consistency_nrmse": run.misfit,
         "seconds": round(time.perf_counter() - begun, 2),
         "peak_memory_mb": round(peak_memory_mb()),
     }
-    return _write(source, target, volume, plan, run, record, options, info.frame_step)
+    return _write(source, targets, volume, plan, run, record, info.frame_step)
 
 
-@dataclass(slots=True)
-class Run:
-    """Arrays of a finished reconstruction, physical units, conformed axes."""
+def plan_for(info: VolumeInfo, options: ReconstructOptions, source: Path) -> Plan:
+    """What would be done to a scan, from its header alone.
 
-    mean: Array
-    samples: list[Array]
-    baseline: Array
-    misfit: float
+    Raises:
+        GeometryError: its grid cannot be restored.
+    """
+    from medidiff.restoration import make_plan
 
-    @property
-    def spread(self) -> Array | None:
-        """Standard deviation over the samples, shape (c, i, j, k); not calibrated."""
-        return np.std(self.samples, axis=0, ddof=1).astype(np.float32) if len(self.samples) > 1 else None
-
-
-def run_plan(
-    volume: Volume, plan: Plan, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None
-) -> Run:
-    """Carry out a plan on every frame; the frames are independent scans on one grid."""
-    conformed = volume.reoriented()
-    frames = [_run_frame(frame, volume.modality, plan, model, settings, on_progress) for frame in conformed.data]
-    return Run(
-        mean=np.stack([frame.mean for frame in frames]),
-        samples=[np.stack(parts) for parts in zip(*(frame.samples for frame in frames), strict=True)],
-        baseline=np.stack([frame.baseline for frame in frames]),
-        misfit=max(frame.misfit for frame in frames),
-    )
+    thickness = options.thickness if options.thickness is not None else info.slice_thickness
+    try:
+        return make_plan(info.geometry, spacing=options.spacing, thickness=thickness, profile=options.profile)
+    except GeometryError as error:
+        raise GeometryError(f"{source}: {error}") from error
 
 
-def _run_frame(
-    frame: Array,
-    modality: Modality,
-    plan: Plan,
-    model: Preconditioned,
-    settings: Settings,
-    on_progress: OnProgress | None,
-) -> Run:
-    codec = IntensityCodec.fit(frame, modality)
-    device = next(model.parameters()).device
-    measured = torch.from_numpy(np.ascontiguousarray(codec.encode(frame.astype(np.float32))))[None, None].to(device)
-    lower = float(codec.encode(0.0)) if frame.min() >= 0 else None
-    settings = Settings(
-        settings.samples,
-        settings.steps,
-        settings.solver,
-        settings.guidance,
-        settings.seed,
-        settings.noise_std,
-        lower,
-        settings.tiling,
-    )
-    mean, baseline = measured, measured
-    samples = [measured] * settings.samples
-    for stage in plan.stages:
-        operator = stage.operator()
-        done: Restored = restore(model, operator, mean, settings, on_progress)
-        # A later axis continues each sample of the axis before it.
-        samples = (
-            list(done.samples)
-            if stage is plan.stages[0]
-            else [
-                restore(model, operator, one, settings, on_progress).samples[index] for index, one in enumerate(samples)
-            ]
-        )
-        mean, baseline = done.mean, operator.reference(baseline)
-    return Run(
-        mean=_decode(mean, codec),
-        samples=[_decode(one, codec) for one in samples],
-        baseline=_decode(baseline, codec),
-        misfit=total_misfit(plan, mean, measured),
-    )
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; by default CUDA where there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(name or ("cuda" if count else "cpu"))
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"there is no device {name}: torch sees {count} CUDA devices here; use --device cpu")
+    return device
 
 
-def total_misfit(plan: Plan, x: torch.Tensor, measured: torch.Tensor) -> float:
-    """Slice the result again as the scanner did, axis by axis, and compare: relative error of the whole chain."""
-    for stage in reversed(plan.stages):
-        x = stage.operator().forward(x)
-    return float((x - measured).norm() / measured.norm().clamp_min(1e-30))
+def _check_prior(volume: Volume, source: Path, options: ReconstructOptions) -> None:
+    """Refuse what the shipped priors have never seen."""
+    if volume.modality is Modality.LABEL:
+        raise InputError(f"{source}: this is a label map, not a scan; restore the scan and segment that")
+    if volume.modality is Modality.CT and options.model is None:
+        raise InputError(f"{source}: this is CT, and no CT prior ships yet; give one of your own with --model")
 
 
-def _decode(x: torch.Tensor, codec: IntensityCodec) -> Array:
-    return np.asarray(codec.decode(x[0, 0].float()).cpu().numpy())
+def _restored(
+    volume: Volume, plan: Plan, path: Path, options: ReconstructOptions, on_progress: OnProgress | None
+) -> tuple[Run, dict[str, Any]]:
+    """The arrays, and how they came about."""
+    import torch
+
+    from medidiff.diffusion.checkpoint import file_hash, load_model
+    from medidiff.restoration import Settings, run_plan, unchanged
+
+    device = choose_device(options.device)
+    about = {
+        "medidiff": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(device),
+    }
+    if not plan.stages:
+        nothing = {"model": None, "rule": None, "estimate": "the input, unchanged", "steps": None, "seed": None}
+        return unchanged(volume, options.samples), about | nothing
+    model, _ = load_model(path, device)
+    settings = Settings(samples=options.samples, steps=options.steps, seed=resolve_seed(options.seed))
+    run = run_plan(volume, plan, model, settings, on_progress)
+    return run, about | {
+        "model": {"name": path.stem, "sha256": file_hash(path)},
+        "rule": settings.guidance,
+        "estimate": "posterior mean, one network evaluation",
+        "steps": options.steps if options.samples else None,
+        "seed": settings.seed if options.samples else None,
+    }
 
 
 def _write(
     source: Path,
-    target: Path,
+    targets: Targets,
     volume: Volume,
     plan: Plan,
     run: Run,
     record: dict[str, Any],
-    options: ReconstructOptions,
     frame_step: float | None,
 ) -> ReconstructResult:
     geometry = plan.fine_geometry(volume.geometry)
     conformed, _, _ = geometry.reoriented()
 
-    def place(data: Array) -> Volume:
+    def place(data: Any) -> Volume:
         return Volume(data, conformed, volume.modality).like(geometry)
 
-    stem, suffix = split_name(target)
-    restored, baseline = place(run.mean), place(run.baseline)
-    paths = []
-    for index, one in enumerate(run.samples):
-        path = target.with_name(f"{stem}_sample-{index + 1:02d}{suffix}")
-        paths.append(write_volume(place(one), path, frame_step=frame_step, source=source))
-    spread = None
-    if run.spread is not None:
-        spread = target.with_name(f"{stem}_spread{suffix}")
-        write_volume(place(run.spread), spread, frame_step=frame_step, source=source)
-        record["spread"] = "standard deviation over the samples: spread, not calibrated"
-    volumes = {"input": volume, "baseline": baseline, "restored": restored}
-    if options.preview is not None or options.report is not None:
+    # The record comes last: whoever finds it finds everything that it speaks of. An older one speaks of other files.
+    targets.record.unlink(missing_ok=True)
+    for path, sample in zip(targets.samples, run.samples, strict=True):
+        write_volume(place(sample), path, frame_step=frame_step, source=source)
+    if targets.spread is not None and run.spread is not None:
+        write_volume(place(run.spread), targets.spread, frame_step=frame_step, source=source)
+        record["spread"] = NOT_CALIBRATED
+    volumes = {"input": volume, "baseline": place(run.baseline), "restored": place(run.mean)}
+    if targets.preview is not None or targets.report is not None:
         from medidiff.restoration.present import write_presentation
 
-        write_presentation(volumes, record, preview=options.preview, report=options.report)
-    # The volume comes last but for its record: whoever finds the record finds everything that it speaks of.
-    write_volume(restored, target, frame_step=frame_step, source=source)
-    atomic_write_json(target.with_name(f"{stem}.json"), record)
-    return ReconstructResult(target, record, plan, tuple(paths), spread, volumes)
+        write_presentation(volumes, record, preview=targets.preview, report=targets.report)
+    write_volume(volumes["restored"], targets.volume, frame_step=frame_step, source=source)
+    atomic_write_json(targets.record, record)
+    return ReconstructResult(targets.volume, record, plan, targets.samples, targets.spread, volumes)
 
 
 def stage_record(stage: Stage) -> dict[str, Any]:
@@ -267,40 +279,6 @@ def stage_record(stage: Stage) -> dict[str, Any]:
         "fine_voxels": stage.fine.shape[stage.axis],
         "fine_spacing_mm": stage.fine.spacing[stage.axis],
     }
-
-
-def split_name(path: Path) -> tuple[str, str]:
-    """File name without and with its whole suffix: ``scan.nii.gz`` -> (``scan``, ``.nii.gz``)."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)], path.name[-len(suffix) :]
-    return path.name, ""
-
-
-def default_output(source: Path) -> Path:
-    """Beside the source, so that the result is found where it is looked for."""
-    stem, suffix = split_name(source)
-    return source.with_name(f"{stem}_medidiff{suffix if suffix in ('.mgz', '.nrrd') else '.nii.gz'}")
-
-
-def check_output(source: Path, target: Path, options: ReconstructOptions) -> Path:
-    """Refuse a place that cannot be written before minutes are spent on what would be written there.
-
-    Raises:
-        OutputError: unknown suffix, missing folder, or the target is the source.
-    """
-    if split_name(target)[1] not in (".nii", ".nii.gz", ".mgz", ".mgh", ".nrrd"):
-        raise OutputError(f"cannot write {target}: the name must end in .nii, .nii.gz, .mgz, .mgh or .nrrd")
-    for path in (target, options.preview, options.report):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder")
-        if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"cannot write {path}: it is the input; choose another name")
-    return target
 
 
 def peak_memory_mb() -> float:

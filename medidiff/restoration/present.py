@@ -58,8 +58,9 @@ def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Pag
         f"{CONSISTENCY_LIMIT:.0%}.",
     )
     warnings = [Verdict(Status.WARNING, "Beyond what was tested", text) for text in record["warnings"]]
+    model = record["model"]
     facts = {
-        "Model": f"{record['model']['name']} ({record['model']['sha256'][:16]})",
+        "Model": f"{model['name']} ({model['sha256'][:16]})" if model else None,
         "Estimate": record["estimate"],
         "Samples": record["samples"],
         "Seed": record["seed"],
