@@ -47,7 +47,7 @@ class SliceProfile:
     kind: Profile = "box"
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 1 and self.thickness > 0):
+        if not (1 <= self.factor < math.inf and 0 < self.thickness < math.inf):
             raise ConfigError(f"slices need factor >= 1 and thickness > 0, got {self.factor} and {self.thickness}")
         if self.kind not in ("box", "gaussian"):
             raise ConfigError(f"a slice profile is 'box' or 'gaussian', got {self.kind!r}")

@@ -1,0 +1,70 @@
+"""Every operator there is, small enough for dense algebra; the contract suite runs over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medidiff.operators import Adjoint, Composition, Identity, LinearOperator, SliceOperator, SliceProfile
+
+GRID = (2, 5, 6, 12)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make an operator, and what else it promises.
+
+    Args:
+        surjective: Any measurement can be reproduced exactly, so that projection has a meaning.
+    """
+
+    make: Callable[[], LinearOperator]
+    surjective: bool = True
+
+
+def _slices(axis: int, factor: float, thickness: float, kind: str = "box", count: int | None = None) -> Case:
+    shape = [2, 4, 4, 4]
+    shape[axis + 1] = 12
+    return Case(lambda: SliceOperator(tuple(shape), axis, SliceProfile(factor, thickness, kind), count))  # type: ignore[arg-type]
+
+
+def _two_axes() -> LinearOperator:
+    first = SliceOperator((2, 6, 4, 12), 2, SliceProfile(4, 4))
+    return SliceOperator((2, 6, 4, 3), 0, SliceProfile(2, 2)) @ first
+
+
+CASES: dict[str, Case] = {
+    "identity": Case(lambda: Identity(GRID)),
+    "touching-i": _slices(0, 4, 4),
+    "touching-j": _slices(1, 3, 3),
+    "touching-k": _slices(2, 2, 2),
+    "not-whole": _slices(2, 2.7, 2.7),
+    "gaps": _slices(2, 4, 2.5),
+    "thin": _slices(2, 3, 0.4),
+    "overlap": _slices(0, 2.5, 3.1),
+    "gaussian": _slices(2, 3, 3, "gaussian"),
+    "gaussian-gaps": _slices(1, 4.4, 3, "gaussian"),
+    "gaussian-overlap": _slices(2, 3, 3.6, "gaussian"),
+    "one-slice": _slices(2, 12, 12, count=1),
+    "finer-than-wanted": _slices(2, 1, 1),
+    "fewer-than-fit": _slices(2, 3, 3, count=2),
+    "two-axes": Case(_two_axes),
+    # More equations than unknowns: no image reproduces arbitrary measurements.
+    "adjoint": Case(lambda: SliceOperator((2, 4, 4, 12), 2, SliceProfile(3, 3)).H, surjective=False),
+    "normal": Case(lambda: SliceOperator((2, 3, 3, 8), 2, SliceProfile(2.5, 2)).N, surjective=False),
+    "composed-adjoint": Case(lambda: Adjoint(Composition(Identity((2, 3, 4, 4)), Identity((2, 3, 4, 4))))),
+}
+
+
+def dense(operator: LinearOperator) -> Tensor:
+    """The operator as a matrix, shape (measurements, voxels), float64."""
+    voxels = torch.Size(operator.in_shape).numel()
+    basis = torch.eye(voxels, dtype=torch.float64).reshape(voxels, *operator.in_shape)
+    return operator.forward(basis).reshape(voxels, -1).T
+
+
+def random_batch(shape: tuple[int, ...], seed: int, count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
