@@ -21,6 +21,8 @@ import medidiff
 from medidiff import errors
 from medidiff.cli import app, boundary, console
 from medidiff.cli.app import hoist
+from medidiff.io import read_volume, write_volume
+from medidiff.volume import Volume
 
 HEAVY = ("torch", "monai", "numpy", "prefect", "nibabel", "pydicom", "scipy", "matplotlib", "pydantic")
 
@@ -277,7 +279,9 @@ def test_text_from_files_is_not_markup(capsys: pytest.CaptureFixture[str]) -> No
 def test_info_says_what_a_real_head_is(mni_path: Path) -> None:
     done = medidiff_process("info", str(mni_path))
     assert (done.returncode, done.stderr) == (0, "")
-    words = {line.split("  ")[0].strip(): line.split("  ", 1)[1].strip() for line in done.stdout.splitlines() if line}
+    words = {
+        line.split("  ")[0].strip(): line.split("  ", 1)[1].strip() for line in done.stdout.splitlines() if "  " in line
+    }
     assert words["shape"] == "197 x 233 x 189"
     assert words["spacing (mm)"] == "1 x 1 x 1"
     assert words["orientation"] == "RAS"
@@ -321,8 +325,11 @@ def test_models_lists_what_ships() -> None:
     assert medidiff_process("models", "no-such-model").returncode == errors.EXIT_FAILURE
 
 
-def test_train_writes_a_model_that_models_can_show(mni_path: Path, tmp_path: Path) -> None:
-    config = tmp_path / "tiny.yaml"
+@pytest.fixture(scope="module")
+def tiny_model(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model after three steps of training through the command line: of no use, but whole."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = folder / "tiny.yaml"
     config.write_text(
         f"""
         kind: train
@@ -335,9 +342,56 @@ def test_train_writes_a_model_that_models_can_show(mni_path: Path, tmp_path: Pat
         optimizer: {{steps: 3, warmup: 1}}
         """
     )
-    out = tmp_path / "run"
-    done = medidiff_process("train", str(config), "-o", str(out), "--device", "cpu")
+    done = medidiff_process("train", str(config), "-o", str(folder / "run"), "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    shown = medidiff_process("models", str(out / "tiny.safetensors"))
+    return folder / "run" / "tiny.safetensors"
+
+
+def test_train_writes_a_model_that_models_can_show(tiny_model: Path) -> None:
+    shown = medidiff_process("models", str(tiny_model))
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"^steps +3$", shown.stdout, flags=re.MULTILINE)
+
+
+def test_reconstruct_writes_what_it_says(tiny_model: Path, mni: Volume, tmp_path: Path) -> None:
+    corner = mni.data[:, 80:112, 100:140, 60:100]
+    geometry = mni.geometry.cropped((80, 100, 60), (32, 40, 40)).resampled(2, 10, 4.0)
+    scan = tmp_path / "scan.nii.gz"
+    write_volume(Volume(corner.reshape(1, 32, 40, 10, 4).mean(-1), geometry), scan)
+    done = medidiff_process(
+        "reconstruct", str(scan), "--model", str(tiny_model), "--device", "cpu", "--preview", str(tmp_path / "p.png")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10 slices from foot to head, 4 mm apart" in done.stdout
+    written = tmp_path / "scan_medidiff.nii.gz"
+    assert str(written) in done.stdout
+    assert read_volume(written).geometry.spacing == pytest.approx((1, 1, 1))
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    (percent,) = re.findall(r"data consistency +([0-9.]+)% NRMSE", done.stdout)
+    assert float(percent) < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nothing.nii"], errors.EXIT_BAD_INPUT),
+        ([".", "-o", "x.nii.gz"], errors.EXIT_BAD_INPUT),
+        (["scan.nii", "--profile", "round"], errors.EXIT_USAGE),
+        (["scan.nii", "--steps", "0"], errors.EXIT_USAGE),
+        (["scan.nii", "-o", "x.jpg"], errors.EXIT_FAILURE),
+        (["scan.nii", "-o", "no/such/folder/x.nii"], errors.EXIT_FAILURE),
+        (["scan.nii", "--spacing", "-1"], errors.EXIT_USAGE),
+        (["scan.nii", "--model", "no-such-model"], errors.EXIT_FAILURE),
+    ],
+)
+def test_reconstruct_refuses_in_one_line_and_writes_nothing(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mni: Volume, tiny_model: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_volume(Volume(mni.data[:, 80:96, 80:96, 80:96], mni.geometry.cropped((80, 80, 80), (16, 16, 16))), "scan.nii")
+    model = [] if "--model" in arguments else ["--model", str(tiny_model)]
+    done = medidiff_process("reconstruct", *arguments, *model, PYTHONPATH=str(Path(__file__).parents[1]))
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert code == errors.EXIT_USAGE or done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]

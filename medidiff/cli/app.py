@@ -17,6 +17,7 @@ from medidiff.cli import boundary, console
 from medidiff.cli.config import config_app
 from medidiff.cli.info import info
 from medidiff.cli.models import models
+from medidiff.cli.reconstruct import reconstruct
 from medidiff.cli.train import train
 
 EPILOG = (
@@ -57,6 +58,7 @@ def options(
     console.configure(quiet=quiet)
 
 
+app.command()(reconstruct)
 app.command()(info)
 app.command()(models)
 app.command()(train)

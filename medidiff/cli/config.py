@@ -21,7 +21,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 
 @config_app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="A YAML file, such as those in configs/.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file, such as those in configs/.")],
     digest: Annotated[
         bool, typer.Option("--digest", help="Print only the hash of the resolved configuration.")
     ] = False,

@@ -17,20 +17,37 @@ UNITS = ("mm", "mb", "s")
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A NIfTI, MGZ or NRRD file, or a folder with a DICOM series.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A NIfTI, MGZ or NRRD file, or a folder with a DICOM series.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
 ) -> None:
-    """Say what FILE is, without reading a voxel."""
+    """Say what FILE is and what `reconstruct` would do with it, without reading a voxel."""
     from medidiff.io import probe
 
     found = probe(file)
-    if as_json:
-        console.print_json(describe(found))
-        return
+    plan, doubts = outlook(found)
     facts = describe(found)
+    if as_json:
+        console.print_json({**facts, "plan": plan, "warnings": doubts})
+        return
     if found.scaling.is_identity:
         del facts["slope"], facts["intercept"]
     console.facts("", {_label(name): _text(value) for name, value in facts.items() if value not in (None, [])})
+    for sentence in (*plan, *doubts):
+        console.say(sentence)
+
+
+def outlook(found: VolumeInfo) -> tuple[list[str], list[str]]:
+    """What would be done, in words, and what a careful user should know beforehand."""
+    from medidiff.errors import InputError
+    from medidiff.restoration.plan import make_plan
+
+    try:
+        plan = make_plan(found.geometry, thickness=found.slice_thickness)
+    except InputError as reason:
+        return [], [f"It cannot be reconstructed: {reason}"]
+    return list(plan.words), list(plan.warnings)
 
 
 def describe(found: VolumeInfo) -> dict[str, Any]:

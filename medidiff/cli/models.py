@@ -12,7 +12,8 @@ from medidiff.cli import console
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(help="Show the whole card of this model; a file of your own will do.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Show the whole card of this model; a file of your own will do."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
 ) -> None:

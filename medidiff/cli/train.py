@@ -19,14 +19,16 @@ LINE_SECONDS = 60.0
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file of `kind: train`, such as configs/brain-t1.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file of `kind: train`, such as configs/brain-t1.yaml.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the model, state and loss curve [default: runs/NAME]."),
+        typer.Option("--output", "-o", help="Folder of the model, state and loss curve (default: runs/NAME)."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the output folder.")] = False,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes; resume later.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: cuda if there is one].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
 ) -> None:
     """Train a model as CONFIG says."""
     from medidiff import train as use_case
