@@ -1,0 +1,182 @@
+"""Finds what looks like drawn text, without reading it.
+
+Text that a machine drew has strokes of one value, characters of one height, and stands in lines. Anatomy and noise
+hardly ever have all three. Candidates come from masks of single grey values that stand out of the histogram and of
+thin structures brighter or darker than what is around them; connected parts of a character's size are then chained
+into lines. Needs no OCR, so it also tells a machine without OCR what it must not let pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_MIN_HEIGHT, _MAX_HEIGHT = 5, 120
+# A line needs so many separate parts; "ID 7" is three. Shorter texts are left to OCR and to the rules by modality.
+_MIN_PARTS = 4
+_MAX_PARTS = 3000
+_STROKE = (9, 25)
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line that looks like text: rows and columns, ends exclusive; the number of its parts; how uniform it is."""
+
+    row0: int
+    row1: int
+    column0: int
+    column1: int
+    parts: int
+    score: float
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return self.row0, self.row1, self.column0, self.column1
+
+
+def find_text_lines(image: Array, *, min_parts: int = _MIN_PARTS) -> list[TextLine]:
+    """Lines of text-like structure in one grey image.
+
+    Args:
+        image: Grey values, shape (rows, columns), any scale.
+        min_parts: Least number of separate parts (characters, or joined ones) in a line.
+    Returns:
+        Lines, best first; they may overlap. The score is the share of a line's pixels that have nearly its value.
+    """
+    grey = np.asarray(image, dtype=np.float32)
+    if min(grey.shape) < 8 or not np.isfinite(grey).all():
+        return []
+    low, high = (float(value) for value in np.percentile(grey, (0.5, 99.5)))
+    span = max(high - low, float(grey.max() - grey.min()) * 0.05)
+    if span <= 0:
+        return []
+    found: list[TextLine] = []
+    for mask in (*_spike_masks(image), *_thin_masks(grey, span)):
+        found.extend(_lines(mask, grey, span, min_parts))
+    return sorted(found, key=lambda line: (-line.score * min(line.parts, 12), line.box))
+
+
+def _spike_masks(image: Array) -> list[Array]:
+    """Masks of single values that are far more frequent than their neighbours in the histogram."""
+    values, counts = np.unique(image, return_counts=True)
+    if len(values) < 2:
+        return []
+    padded = np.pad(counts.astype(np.float64), 8, mode="reflect" if len(counts) > 8 else "constant")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 17)
+    expected = np.median(windows, axis=1)
+    fits = (counts >= 40) & (counts < 0.35 * image.size) & ((counts > 6 * expected) | (values == values[-1]) | (values == values[0]))
+    chosen = values[fits][np.argsort(-counts[fits])][:6]
+    return [image == value for value in chosen]
+
+
+def _thin_masks(grey: Array, span: float) -> list[Array]:
+    """Masks of structures thinner than a stroke, bright on dark and dark on bright."""
+    from scipy import ndimage
+
+    masks = []
+    for size in _STROKE:
+        if min(grey.shape) <= 2 * size:
+            continue
+        bright = grey - ndimage.grey_opening(grey, size=(size, size))
+        dark = ndimage.grey_closing(grey, size=(size, size)) - grey
+        for hat in (bright, dark):
+            noise = float(np.median(hat)) / 0.6745
+            for threshold in {max(0.12 * span, 6 * noise), max(0.4 * span, 6 * noise)}:
+                mask = hat > threshold
+                if 20 < mask.sum() < 0.3 * mask.size:
+                    masks.append(mask)
+    return masks
+
+
+def _lines(mask: Array, grey: Array, span: float, min_parts: int) -> list[TextLine]:
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    if count < min_parts:
+        return []
+    sizes = np.bincount(labels.ravel())
+    places = ndimage.find_objects(labels)
+    parts, kept = [], []
+    for label, place in enumerate(places, start=1):
+        if place is None:
+            continue
+        height, width = place[0].stop - place[0].start, place[1].stop - place[1].start
+        fill = sizes[label] / (height * width)
+        if _MIN_HEIGHT <= height <= _MAX_HEIGHT and width <= 8 * height and 0.12 < fill and sizes[label] >= 5:
+            parts.append((place[0].start, place[0].stop, place[1].start, place[1].stop))
+            kept.append(label)
+    if not min_parts <= len(parts) <= _MAX_PARTS:
+        return []
+    boxes = np.asarray(parts)
+    return [
+        line
+        for members in _chains(boxes)
+        if len(members) >= min_parts
+        for line in [_judge(boxes[members], [kept[member] for member in members], labels, grey, span)]
+        if line is not None
+    ]
+
+
+def _chains(boxes: Array) -> list[list[int]]:
+    """Groups of boxes that stand beside one another like characters of one line."""
+    order = np.argsort(boxes[:, 2], kind="stable")
+    parent = list(range(len(boxes)))
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    heights = boxes[:, 1] - boxes[:, 0]
+    for position, one in enumerate(order):
+        row0, row1, _, column1 = boxes[one]
+        later = order[position + 1 :]
+        gap = boxes[later, 2] - column1
+        overlap = np.minimum(row1, boxes[later, 1]) - np.maximum(row0, boxes[later, 0])
+        least = np.minimum(heights[one], heights[later])
+        most = np.maximum(heights[one], heights[later])
+        near = (gap <= 1.0 * most) & (gap >= -0.5 * most) & (overlap >= 0.6 * least) & (most <= 1.9 * least)
+        for other in later[near]:
+            parent[root(int(other))] = root(int(one))
+    groups: dict[int, list[int]] = {}
+    for item in range(len(boxes)):
+        groups.setdefault(root(item), []).append(item)
+    return list(groups.values())
+
+
+def _judge(boxes: Array, labels: list[int], labelled: Array, grey: Array, span: float) -> TextLine | None:
+    """A line, if its characters stand on one baseline and have one value."""
+    row0, column0 = int(boxes[:, 0].min()), int(boxes[:, 2].min())
+    row1, column1 = int(boxes[:, 1].max()), int(boxes[:, 3].max())
+    height = float(np.median(boxes[:, 1] - boxes[:, 0]))
+    bottoms, tops = boxes[:, 1], boxes[:, 0]
+    aligned = max(
+        np.mean(np.abs(bottoms - np.median(bottoms)) <= max(1.0, 0.15 * height)),
+        np.mean(np.abs(tops - np.median(tops)) <= max(1.0, 0.15 * height)),
+    )
+    if aligned < 0.6 or column1 - column0 < 1.5 * height or row1 - row0 > 2.5 * height:
+        return None
+    inside = labelled[row0:row1, column0:column1]
+    glyphs = np.isin(inside, labels)
+    values, around = grey[row0:row1, column0:column1][glyphs], grey[row0:row1, column0:column1][~glyphs]
+    if around.size == 0 or not _stands_out(values, around, span):
+        return None
+    strokes = values.size / max(1.0, float(((boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])).sum()))
+    score = float(np.mean(np.abs(values - np.median(values)) <= 0.04 * span))
+    if strokes > 0.85:  # filled blocks, not strokes
+        return None
+    return TextLine(row0, row1, column0, column1, len(boxes), score)
+
+
+def _stands_out(values: Array, around: Array, span: float) -> bool:
+    """Whether the strokes differ from what is between them: against the picture's range, or against quiet ground."""
+    middle = float(np.median(around))
+    contrast = abs(float(np.median(values)) - middle)
+    noise = float(np.median(np.abs(around - middle))) / 0.6745
+    return contrast > 4 * noise and (contrast > 0.1 * span or (noise < 0.002 * span and contrast > 0.02 * span))
