@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from medidiff.restoration import Plan, Run, Stage
 
 OnProgress = Callable[[int, int, str], None]
+OnPlan = Callable[["Plan"], None]
 
 DEFAULT_MODEL = "brain-t1"
 FAST_MODEL = "brain-t1-fast"
@@ -125,7 +126,11 @@ class Targets:
 
 
 def reconstruct(
-    source: Path, output: Path | None, options: ReconstructOptions, on_progress: OnProgress | None = None
+    source: Path,
+    output: Path | None,
+    options: ReconstructOptions,
+    on_progress: OnProgress | None = None,
+    on_plan: OnPlan | None = None,
 ) -> ReconstructResult:
     """Restore a scan and write it with a JSON record, each file whole or not at all.
 
@@ -134,6 +139,7 @@ def reconstruct(
         output: Where to write; by default beside the source, ``<name>_medidiff.nii.gz``.
         options: What the user chose.
         on_progress: Called with evaluations done, evaluations in all, and what is being done.
+        on_plan: Called once with what will be done, before it is done.
     Raises:
         InputError: the source cannot be restored as it is.
         OutputError: the result cannot be written.
@@ -151,6 +157,8 @@ def reconstruct(
     check_restorable(volume, source)
     if plan.stages:
         _check_prior(volume, source, options)
+    if on_plan is not None:
+        on_plan(plan)
     run, about = _restored(volume, plan, path, options, on_progress)
     record = about | {
         "plan": list(plan.words),

@@ -10,7 +10,9 @@ import typer
 from medidiff.cli import console
 
 if TYPE_CHECKING:
-    from medidiff.reconstruct import ReconstructResult
+    from medidiff.geometry import Geometry
+    from medidiff.reconstruct import ReconstructOptions, ReconstructResult
+    from medidiff.restoration import Plan
 
 Profile = Literal["box", "gaussian"]
 
@@ -61,25 +63,37 @@ def reconstruct(
         report=report,
     )
     with console.progress("reconstructing") as on_progress:
-        result = use_case(scan, output, options, on_progress)
-    print_result(result, options.preview, options.report)
+        result = use_case(scan, output, options, on_progress, print_plan)
+    console.facts("", facts(result, options))
 
 
-def print_result(result: ReconstructResult, preview: Path | None, report: Path | None) -> None:
-    """The plan in words, then where everything is and how well it agrees with the data."""
-    for sentence in result.plan.words:
+def print_plan(plan: Plan) -> None:
+    """What was lost and what is done about it, in words, before the work begins."""
+    for sentence in plan.words:
         console.say(sentence)
-    for doubt in result.plan.warnings:
+    for doubt in plan.warnings:
         console.log(f"medidiff: warning: {doubt}")
-    record = result.record
-    facts: dict[str, object] = {
+
+
+def facts(result: ReconstructResult, options: ReconstructOptions) -> dict[str, object]:
+    """Where everything is, on which grid, and how well it agrees with the data."""
+    record, volumes = result.record, result.volumes
+    before, after = volumes["input"].geometry, volumes["restored"].geometry
+    found: dict[str, object] = {
         "written": result.output,
         "samples": ", ".join(str(path) for path in result.samples),
-        "spread": result.spread,
-        "preview": preview,
-        "report": report,
-        "model": record["model"]["name"],
+        "spread": f"{result.spread} (not calibrated)" if result.spread else None,
+        "preview": options.preview,
+        "report": options.report,
+        "grid": grid(before) if before == after else f"{grid(before)} -> {grid(after)}",
+        "model": record["model"] and record["model"]["name"],
         "data consistency": f"{record['data_consistency_nrmse']:.2%} NRMSE",
         "took": f"{record['seconds']:.1f} s, {record['peak_memory_mb']} MB",
     }
-    console.facts("", {name: value for name, value in facts.items() if value})
+    return {name: value for name, value in found.items() if value}
+
+
+def grid(geometry: Geometry) -> str:
+    """Voxels and spacing, e.g. ``256 x 256 x 23 (0.898 x 0.898 x 6.5 mm)``."""
+    voxels = " x ".join(str(count) for count in geometry.shape)
+    return f"{voxels} ({' x '.join(f'{step:.3g}' for step in geometry.spacing)} mm)"

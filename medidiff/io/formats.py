@@ -43,6 +43,7 @@ _OTHERS = (
     (0, b"\x89HDF", "an HDF5 file (MINC, raw k-space); convert it to NIfTI, or give raw data to the k-space reader"),
     (0, b"CDF", "a MINC-1 file; convert it to NIfTI first"),
     (0, b"ObjectType", "a MetaImage; convert it to NIfTI or NRRD first"),
+    (0, b"\x93NUMPY", "a NumPy array: it does not say where its voxels lie; write it as NIfTI with an affine"),
     (0, b"\x89PNG", "a PNG picture, not a volume"),
     (0, b"\xff\xd8\xff", "a JPEG picture, not a volume"),
     (0, b"%PDF", "a PDF document, not a volume"),
