@@ -80,6 +80,11 @@ class ReconstructOptions:
         if self.fast and self.model is not None:
             raise ConfigError("--fast chooses a model, and so does --model: give one of them")
 
+    @property
+    def chosen_model(self) -> str:
+        """Name or file of the model to use."""
+        return self.model or (FAST_MODEL if self.fast else DEFAULT_MODEL)
+
 
 @dataclass(frozen=True, slots=True)
 class ReconstructResult:
@@ -149,7 +154,7 @@ def reconstruct(
     begun = time.perf_counter()
     targets = Targets.of(output or default_output(source), options)
     targets.check(source)
-    path = find_model(options.model or (FAST_MODEL if options.fast else DEFAULT_MODEL))
+    path = find_model(options.chosen_model)
     read_info(path)  # what is no model at all is told before the scan is read
     info = probe(source)
     plan = plan_for(info, options, source)

@@ -15,6 +15,7 @@ import typer
 from medidiff import __version__
 from medidiff.cli import boundary, console
 from medidiff.cli.config import config_app
+from medidiff.cli.demo import demo
 from medidiff.cli.info import info
 from medidiff.cli.models import models
 from medidiff.cli.reconstruct import reconstruct
@@ -59,6 +60,7 @@ def options(
 
 
 app.command()(reconstruct)
+app.command()(demo)
 app.command()(info)
 app.command()(models)
 app.command()(train)

@@ -19,6 +19,11 @@ NOT_FOR = (
     "miss small lesions or show structure that is not there. Do not diagnose from it."
 )
 
+_CAPTION = (
+    "The scan as acquired, cubic interpolation with exact projection onto the data, ours, and what the two differ in; "
+    "with a truth, that and our error as well."
+)
+
 
 def write_presentation(
     volumes: Mapping[str, Volume],
@@ -72,7 +77,7 @@ def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Pag
         Section(
             "What was lost, and what was done", [*(Paragraph(text) for text in record["plan"]), consistent, *warnings]
         ),
-        Section("Picture", [Picture(picture, "Input as acquired, cubic plus projection, ours, and their difference.")]),
+        Section("Picture", [Picture(picture, _CAPTION)]),
         *([Section("Against the truth", [table])] if table is not None else []),
         Section("How", [Facts(facts)]),
         Section("Operators", [Code("\n".join(str(dict(stage)) for stage in record["operators"]) or "none")]),
