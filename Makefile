@@ -30,7 +30,7 @@ ifeq ($(INSTALLER),uv)
 else
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments: install its venv module (on Debian: apt-get install python3-venv)"; rm -rf $(VENV); exit 1; }
 	@echo "installing medidiff and its tested set of packages into $(VENV) (some minutes the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 endif
 	@touch $(STAMP)
 
