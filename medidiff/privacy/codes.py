@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -51,8 +52,9 @@ def _meanings() -> dict[tuple[str, str], str]:
     from pydicom.sr._snomed_dict import mapping
 
     found: dict[tuple[str, str], str] = {}
+    tables: Any = concepts
     for scheme in ("DCM", "SCT", "FMA", "UCUM", "NCIt", "RADLEX"):
-        for codes in concepts.get(scheme, {}).values():
+        for codes in tables.get(scheme, {}).values():
             for value, (meaning, _) in codes.items():
                 if len(value) <= 16 and len(meaning) <= 64 and re.fullmatch(r"[ -~]+", meaning):
                     found[scheme, value] = meaning

@@ -200,7 +200,7 @@ def _clean_element(source: Dataset, tag: int, action: Action, clean: Dataset, wo
     if vr not in vrs:
         if not (vr in NUMERIC_VRS and action is Action.NUMBERS):
             return False
-        vr = sorted(vrs)[0]
+        vr = min(vrs)
     new = _clean_values(value, vr, keyword, action, work)
     if new is None or not fits_multiplicity(len(new), multiplicity):
         return False
@@ -408,7 +408,15 @@ def _stamp(clean: Dataset, work: _Work, outcome: str) -> None:
 def _shows_a_head(clean: Dataset) -> bool:
     """Whether a face may be recognised: a CT or MR that is not said to be of another part of the body."""
     part = str(clean.get("BodyPartExamined", "") or "").upper()
-    return clean.get("Modality") in ("CT", "MR", "PT") and part in ("", "HEAD", "BRAIN", "SKULL", "FACE", "WHOLEBODY", "NECK")
+    return clean.get("Modality") in ("CT", "MR", "PT") and part in (
+        "",
+        "HEAD",
+        "BRAIN",
+        "SKULL",
+        "FACE",
+        "WHOLEBODY",
+        "NECK",
+    )
 
 
 def _note_lost(source: Dataset, tag: int, work: _Work) -> None:

@@ -174,7 +174,9 @@ def read_for_cleaning(path: Path, policy: DeidentifyPolicy) -> Dataset:
         except CannotClean:
             raise
         except Exception as error:  # pydicom fails in many ways on a damaged file
-            raise CannotClean("damaged", "the file breaks off or contradicts itself; no DICOM reader can be sure of it") from error
+            raise CannotClean(
+                "damaged", "the file breaks off or contradicts itself; no DICOM reader can be sure of it"
+            ) from error
     return ds
 
 
@@ -185,7 +187,9 @@ def _clean_file(path: Path, target: Path, policy: DeidentifyPolicy, key: Privacy
         result = deidentify_dataset(ds, policy, key)
     except CannotClean:
         raise
-    except Exception as error:  # what a hostile header can raise in pydicom has no end; the file is set apart, the heap goes on
+    except (
+        Exception
+    ) as error:  # what a hostile header can raise in pydicom has no end; the file is set apart, the heap goes on
         raise CannotClean("damaged", f"cleaning ended in an unexpected {type(error).__name__}") from error
     name = clean_name(result, key)
     place = target / name

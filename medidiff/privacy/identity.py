@@ -16,7 +16,9 @@ from medidiff.privacy.values import as_list, is_registered_uid
 from medidiff.privacy.vocabulary import MODELS, TERMS, VENDORS, is_known_word
 
 # IDs that many files share because somebody already emptied them; they name no one.
-_NO_ONE = frozenset({"", "0", "00", "000", "1", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na"})
+_NO_ONE = frozenset(
+    {"", "0", "00", "000", "1", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na"}
+)
 _EQUIPMENT = VENDORS | MODELS
 _SHORTEST = 4
 _MAX_SEARCH = 4096
@@ -50,7 +52,9 @@ def identity_of(ds: Dataset) -> Identity:
     else:
         study = _text(ds, "StudyInstanceUID").strip(" \0")
         if not study:
-            raise CannotClean("no-identity", "no patient ID, no name and no StudyInstanceUID; the image belongs to nobody")
+            raise CannotClean(
+                "no-identity", "no patient ID, no name and no StudyInstanceUID; the image belongs to nobody"
+            )
         patient = f"study {study}"
     return Identity(patient, frozenset(_name_words(ds)))
 
@@ -77,7 +81,11 @@ def survivors(clean: Dataset, identity: Identity, lost: set[str]) -> int:
     wanted |= {word for word in identity.words if len(word) >= _SHORTEST and not _harmless(word)}
     found = 0
     for text in wanted:
-        forms = {text.encode("utf-8", "replace"), text.encode("latin-1", "replace"), text.encode("utf-16-le", "replace")}
+        forms = {
+            text.encode("utf-8", "replace"),
+            text.encode("latin-1", "replace"),
+            text.encode("utf-16-le", "replace"),
+        }
         in_pixels = len(text) >= 6 and any(form in pixels for form in forms)
         found += in_pixels or any(form in header and _as_a_word(form, header) for form in forms)
     return found
@@ -93,7 +101,9 @@ def _harmless(text: str) -> bool:
     if is_registered_uid(text) or re.fullmatch(r"[\d\s.,:;+-]*", text):
         return bool(is_registered_uid(text)) or len(re.sub(r"\D", "", text)) < 7
     words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
-    return all(word.upper() in TERMS or is_known_word(word, _EQUIPMENT) or (word.isdigit() and len(word) < 6) for word in words)
+    return all(
+        word.upper() in TERMS or is_known_word(word, _EQUIPMENT) or (word.isdigit() and len(word) < 6) for word in words
+    )
 
 
 def _serialised(clean: Dataset) -> tuple[bytes, bytes]:

@@ -96,7 +96,9 @@ class PrivacyKey:
         return cls(bytes.fromhex(text))
 
     @classmethod
-    def load_or_create(cls, path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None) -> PrivacyKey:
+    def load_or_create(
+        cls, path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None
+    ) -> PrivacyKey:
         """The key of ``path``, made on first use.
 
         Raises:

@@ -70,7 +70,9 @@ def decode(source: Dataset, max_bytes: int) -> tuple[Array, dict[str, Any]]:
     try:
         expected = _declared_bytes(source)
     except Exception as error:  # pydicom decodes on access and fails in many ways
-        raise CannotClean("pixels-undescribed", "the attributes that describe the pixels are missing or damaged") from error
+        raise CannotClean(
+            "pixels-undescribed", "the attributes that describe the pixels are missing or damaged"
+        ) from error
     if expected > max_bytes:
         raise CannotClean("too-large", f"the pixels would need {expected} bytes, the limit is {max_bytes}")
     for keyword, (_, dtype) in _FLOAT.items():
@@ -79,7 +81,7 @@ def decode(source: Dataset, max_bytes: int) -> tuple[Array, dict[str, Any]]:
     try:
         syntax = source.file_meta.TransferSyntaxUID
         compressed = bool(syntax.is_compressed) and syntax != "1.2.840.10008.1.2.1.99"
-        options = {} if compressed else {"allow_excess_frames": False}
+        options: Any = {} if compressed else {"allow_excess_frames": False}
         pixels, found = get_decoder(syntax if compressed else _native(source)).as_array(source, raw=True, **options)
     except Exception as error:  # decoders of five libraries raise whatever they like
         raise CannotClean("pixels-undecodable", "the pixel data does not decode; a viewer may say more") from error

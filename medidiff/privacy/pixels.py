@@ -8,8 +8,10 @@ never let through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,14 @@ from medidiff.privacy.textlike import TextLine, find_text_lines
 Array = NDArray[Any]
 Box = tuple[int, int, int, int, int]
 Region = tuple[int, int, int, int]
+Views = Callable[[], list[Array]]
 
 # Pictures of a screen: text is part of them.
 _SCREENS = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.6.", "1.2.840.10008.5.1.4.1.1.3.")
 # Radiographs and scouts: annotations are often burned in.
 _RADIOGRAPHS = (
-    "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.12.", "1.2.840.10008.5.1.4.1.1.13.", "1.2.840.10008.5.1.4.1.1.20",
+    "1.2.840.10008.5.1.4.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.20",
 )  # fmt: skip
 _PAGES = {"DOSE_INFO", "PATIENT_INFO", "DOSE", "REPORT", "CSA REPORT", "SCREEN SAVE", "RESULTS"}
 _SCREEN_SHARE = 0.35
@@ -68,9 +72,11 @@ def clean_frames(frames: Array, source: Dataset, names: frozenset[str]) -> tuple
     """
     kind = _kind_of(source)
     if kind.risky and not ocr.available():
-        raise CannotClean("text-unverified", "this kind of image may hold burned-in text and tesseract is not installed")
+        raise CannotClean(
+            "text-unverified", "this kind of image may hold burned-in text and tesseract is not installed"
+        )
     if len(frames) == 1:
-        regions = _clean_views(lambda: _views(frames[0], source), kind, names, lambda box: _blank(frames[:1], box, source))
+        regions = _clean_views(partial(_views, frames[0], source), kind, names, partial(_blank_in, frames, source))
         return ("blanked" if regions else "clean"), [(0, *region) for region in regions]
     return _clean_many(frames, source, kind, names)
 
@@ -82,27 +88,44 @@ def _clean_many(frames: Array, source: Dataset, kind: _Kind, names: frozenset[st
     def extremes() -> list[Array]:
         return [*_views(frames.max(axis=0), source), *_views(frames.min(axis=0), source)]
 
-    still = _clean_views(extremes, kind, names, lambda box: _blank(frames, box, source), confirm=True)
+    still = _clean_views(extremes, kind, names, partial(_blank_in, frames, source), confirm=True)
     boxes += [(-1, *region) for region in still]
-    read = set(np.linspace(0, len(frames) - 1, min(_OCR_FRAMES, len(frames))).astype(int).tolist()) if kind.risky else set()
+    read = (
+        set(np.linspace(0, len(frames) - 1, min(_OCR_FRAMES, len(frames))).astype(int).tolist())
+        if kind.risky
+        else set()
+    )
     for index in range(len(frames)):
         frame_kind = kind if index in read else _Kind(screen=False, risky=False)
+        target = frames if kind.screen else frames[index : index + 1]
         found = _clean_views(
-            lambda index=index: _views(frames[index], source),  # type: ignore[misc]
-            frame_kind, names, lambda box, index=index: _blank(frames if kind.screen else frames[index : index + 1], box, source),  # type: ignore[misc]
+            partial(_views, frames[index], source),
+            frame_kind,
+            names,
+            partial(_blank_in, target, source),
             read_small=False,
-        )  # fmt: skip
+        )
         boxes += [(-1 if kind.screen else index, *region) for region in found]
     return ("blanked" if boxes else "clean"), boxes
 
 
-def _clean_views(views: Any, kind: _Kind, names: frozenset[str], blank: Any, *, confirm: bool = False, read_small: bool = True) -> list[Region]:
+def _clean_views(
+    views: Views,
+    kind: _Kind,
+    names: frozenset[str],
+    blank: Callable[[Region], None],
+    *,
+    confirm: bool = False,
+    read_small: bool = True,
+) -> list[Region]:
     """Find and blank until nothing more is found."""
     regions: list[Region] = []
     for _ in range(_ROUNDS):
         found = _find(views(), kind, names, confirm=confirm, read_small=read_small, first=not regions)
         if found.unread:
-            raise CannotClean("text-suspected", "something drawn looks like text and could not be read; look at the image")
+            raise CannotClean(
+                "text-suspected", "something drawn looks like text and could not be read; look at the image"
+            )
         fresh = [region for region in found.regions if region not in regions]
         if not fresh:
             return regions
@@ -115,7 +138,9 @@ def _clean_views(views: Any, kind: _Kind, names: frozenset[str], blank: Any, *, 
     raise CannotClean("text-remains", "after blanking, text is still found")
 
 
-def _find(views: list[Array], kind: _Kind, names: frozenset[str], *, confirm: bool, read_small: bool, first: bool) -> _Found:
+def _find(
+    views: list[Array], kind: _Kind, names: frozenset[str], *, confirm: bool, read_small: bool, first: bool
+) -> _Found:
     lines = _distinct([line for view in views for line in find_text_lines(view)])
     small = read_small and max(views[0].shape) <= _SMALL_SIDE
     if not ocr.available():
@@ -126,12 +151,20 @@ def _find(views: list[Array], kind: _Kind, names: frozenset[str], *, confirm: bo
     words = [word for picture in _pictures(views, kind) for word in ocr.read_words(picture)]
     if kind.risky and first:
         for turns in (1, 3):
-            words += [word for word in ocr.read_words(_stretched(views[0]), turns=turns) if word.confidence > 75 and word.letters > 3]
+            words += [
+                word
+                for word in ocr.read_words(_stretched(views[0]), turns=turns)
+                if word.confidence > 75 and word.letters > 3
+            ]
     shape = views[0].shape
     accepted = [word for word in words if _accepted(word, lines, kind, names)]
     regions = [_grown(_on_line(word, lines), shape) for word in accepted]
     for line in lines:
-        if _covers_any(line.box, regions) or (kind.screen and line.score > 0.25) or (_is_strong(line) and line.parts >= 8):
+        if (
+            _covers_any(line.box, regions)
+            or (kind.screen and line.score > 0.25)
+            or (_is_strong(line) and line.parts >= 8)
+        ):
             regions.append(_grown(line.box, shape))
     merged = [_tight(region, views, shape) for region in _merged(regions)]
     unread = [line for line in lines if _is_strong(line) and not _touches_any(line.box, merged)]
@@ -164,10 +197,12 @@ def _accepted(word: ocr.Word, lines: list[TextLine], kind: _Kind, names: frozens
     if word.letters >= 4 and any(SequenceMatcher(None, text, name).ratio() > 0.75 for name in names if len(name) > 3):
         return True
     box = (word.row0, word.row1, word.column0, word.column1)
-    seen = any(_overlap(box, line.box) > 0.5 and line.score > 0.15 for line in lines)
+    height = word.row1 - word.row0
+    seen = any(_overlap(box, line.box) > 0.5 and line.score > (0.15 if kind.risky else 0.3) for line in lines)
     if kind.screen:
-        tall = word.row1 - word.row0 > 64
-        return word.letters >= 1 and word.confidence > (80 if tall else 30 if seen else 45)
+        return word.letters >= 1 and word.confidence > (80 if height > 64 else 30 if seen else 45)
+    if height > (120 if kind.risky else 48) or len(set(text)) < 3:  # a row of tiles or of vertebrae reads as "oooo"
+        return False
     if seen:
         return word.letters >= 3 and word.confidence > (40 if kind.risky else 55)
     return word.letters >= 5 and word.confidence > 80
@@ -178,7 +213,9 @@ def _kind_of(source: Dataset) -> _Kind:
     image_type = {str(part).upper() for part in (source.get("ImageType") or [])}
     if image_type & _PAGES:
         raise CannotClean("text-page", "the image type says that this is a page of text, not an image")
-    colour = int(source.get("SamplesPerPixel", 1) or 1) > 1 or "PALETTE" in str(source.get("PhotometricInterpretation", ""))
+    colour = int(source.get("SamplesPerPixel", 1) or 1) > 1 or "PALETTE" in str(
+        source.get("PhotometricInterpretation", "")
+    )
     screen = sop_class.startswith(_SCREENS) or (colour and sop_class != "1.2.840.10008.5.1.4.1.1.4.3")
     said = str(source.get("BurnedInAnnotation", "") or "").upper() == "YES"
     scout = bool(image_type & {"LOCALIZER", "SCOUT", "SURVIEW"}) and str(source.get("Modality", "")) != "MR"
@@ -228,7 +265,7 @@ def _stretched(view: Array, low: float = 0, high: float = 100) -> Array:
     return np.asarray(np.clip((view - bottom) / max(top - bottom, 1e-6), 0, 1) * 255, dtype=np.uint8)
 
 
-def _blank(frames: Array, region: Region, source: Dataset) -> None:
+def _blank_in(frames: Array, source: Dataset, region: Region) -> None:
     """Fill a region with the darkest value, whatever dark means for the object."""
     row0, row1, column0, column1 = region
     photometric = str(source.get("PhotometricInterpretation", ""))
@@ -312,8 +349,15 @@ def _merged(regions: list[Region]) -> list[Region]:
             for second in range(first + 1, len(merged)):
                 one, other = merged[first], merged[second]
                 if _one_line(one, other):
-                    joined = (min(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), max(one[3], other[3]))
-                    merged = [item for position, item in enumerate(merged) if position not in (first, second)] + [joined]
+                    joined = (
+                        min(one[0], other[0]),
+                        max(one[1], other[1]),
+                        min(one[2], other[2]),
+                        max(one[3], other[3]),
+                    )
+                    merged = [item for position, item in enumerate(merged) if position not in (first, second)] + [
+                        joined
+                    ]
                     changed = True
                     break
             if changed:

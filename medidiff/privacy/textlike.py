@@ -69,7 +69,11 @@ def _spike_masks(image: Array) -> list[Array]:
     padded = np.pad(counts.astype(np.float64), 8, mode="reflect" if len(counts) > 8 else "constant")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 17)
     expected = np.median(windows, axis=1)
-    fits = (counts >= 40) & (counts < 0.35 * image.size) & ((counts > 6 * expected) | (values == values[-1]) | (values == values[0]))
+    fits = (
+        (counts >= 40)
+        & (counts < 0.35 * image.size)
+        & ((counts > 6 * expected) | (values == values[-1]) | (values == values[0]))
+    )
     chosen = values[fits][np.argsort(-counts[fits])][:6]
     return [image == value for value in chosen]
 
