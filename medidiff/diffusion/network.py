@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medidiff.diffusion.haar import Split, bands, haar, inverse_haar
+from medidiff.errors import ConfigError
 
-NORM_EPSILON = 1e-6
+# Added to the mean square before it divides. It is not small on purpose: a voxel that is faint against it keeps its
+# amplitude, which is what a residual is made of; only strong ones are brought to one size.
+NORM_EPSILON = 0.05
 # Detail bands of a head are this much weaker than its mean band; a network that sees them at unit size need not first
 # learn to turn them up.
 DETAIL_GAIN = 6.0
@@ -122,7 +125,6 @@ class ResidualUNet(nn.Module):
                 self.pool.append(nn.Conv3d(width, channels[level + 1], 2, stride=2))
                 self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, 2, stride=2))
                 self.up.append(nn.ModuleList(ResidualBlock(width, width, wide) for _ in range(blocks)))
-        self.norm = ChannelRMSNorm(channels[0])
         self.leave = nn.Conv3d(channels[0], bands(self.split), 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
@@ -148,7 +150,10 @@ class ResidualUNet(nn.Module):
         self, x: Float[Tensor, "b 1 i j k"], side: Float[Tensor, "b s i j k"], embedding: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b 1 i j k"]:
         e = self.embed(embedding)
-        h = self.enter(torch.cat([haar(x, self.split), self.side_gain * haar(side, self.split)], dim=1))
+        # In half precision a band of details, the small difference of large numbers, would be rounded away.
+        with torch.autocast(x.device.type, enabled=False):
+            w = torch.cat([haar(x.float(), self.split), self.side_gain * haar(side.float(), self.split)], dim=1)
+        h = self.enter(w)
         skips: list[Tensor] = []
         for level in range(self.levels):
             for block in self.down[level]:  # type: ignore[attr-defined]
@@ -161,7 +166,8 @@ class ResidualUNet(nn.Module):
             h = self.unpool[level](h) + skips.pop()
             for block in self.up[level]:  # type: ignore[attr-defined]
                 h = block(h, e)
-        return inverse_haar(self.leave(functional.silu(self.norm(h))), self.split)
+        with torch.autocast(x.device.type, enabled=False):
+            return inverse_haar(self.leave(h.float()), self.split)
 
 
 class MonaiUNet(nn.Module):
@@ -184,6 +190,9 @@ class MonaiUNet(nn.Module):
         super().__init__()
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
+        if min(channels) < 2 * groups:
+            # The embedding is added to each channel before a GroupNorm; alone in its group it would be subtracted.
+            raise ConfigError(f"every level needs two channels a group: {groups} groups and channels {list(channels)}")
         self.split = (split[0], split[1], split[2])
         self.levels, self.blocks = len(channels), blocks
         self.net = DiffusionModelUNet(
@@ -240,8 +249,6 @@ def build_network(kind: str, **options: Any) -> ResidualUNet | MonaiUNet:
     Raises:
         ConfigError: no such network.
     """
-    from medidiff.errors import ConfigError
-
     if kind not in NETWORKS:
         raise ConfigError(f"unknown network {kind!r}; expected one of {', '.join(sorted(NETWORKS))}")
     return NETWORKS[kind](**options)

@@ -1,0 +1,85 @@
+"""Both networks behind one call: shapes, locality, and a start that changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medidiff.diffusion.network import ChannelRMSNorm, MonaiUNet, ResidualUNet, build_network
+from medidiff.errors import ConfigError
+
+
+def inputs(network: ResidualUNet | MonaiUNet, items: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shape = [2 * n for n in network.multiple]
+    g = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(items, 1, *shape, generator=g),
+        torch.randn(items, 2, *shape, generator=g),
+        torch.randn(items, 9, generator=g),
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "residual_unet", "channels": [8, 12], "blocks": 1},
+        {"kind": "residual_unet", "channels": [8], "blocks": 2, "split": [2, 2, 4]},
+        {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4},
+    ],
+    ids=["residual", "packets", "monai"],
+)
+def test_a_network_keeps_the_images_shape_and_reads_its_embedding(options: dict[str, object]) -> None:
+    network = build_network(**options).eval()  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    x, side, embedding = inputs(network)
+    with torch.no_grad():
+        out = network(x, side, embedding)
+        assert out.shape == x.shape
+        assert (network(x, side, embedding + 1) - out).abs().max() > 1e-3
+        assert (network(x, side + 1, embedding) - out).abs().max() > 1e-3
+
+
+def test_a_fresh_network_says_nothing() -> None:
+    network = build_network("residual_unet", channels=[8, 8], blocks=1)
+    assert network(*inputs(network)).abs().max() == 0
+
+
+def test_the_norm_looks_at_one_voxel_at_a_time() -> None:
+    norm, x = ChannelRMSNorm(6), torch.randn(1, 6, 4, 4, 4)
+    out = norm(x)
+    torch.testing.assert_close(out.square().mean(1), torch.ones(1, 4, 4, 4), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm(x[..., :1]), out[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("channels", "blocks", "split"), [((4, 4), 1, (2, 2, 2)), ((4,), 2, (2, 2, 4)), ((4,), 1, (1, 1, 1))]
+)
+def test_no_voxel_beyond_the_receptive_radius_is_seen(
+    channels: tuple[int, ...], blocks: int, split: tuple[int, int, int]
+) -> None:
+    network = ResidualUNet(channels, blocks, split=split)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(2))
+    radius, step = network.receptive_radius, network.multiple[2]
+    length = (2 * radius // step + 4) * step
+    x = torch.randn(1, 1, network.multiple[0], network.multiple[1], length, requires_grad=True)
+    middle = length // 2
+    network(x, torch.zeros(1, 2, *x.shape[2:]), torch.zeros(1, 9))[..., middle].square().sum().backward()
+    assert x.grad is not None
+    seen = torch.nonzero(x.grad.abs().amax(dim=(0, 1, 2, 3))).flatten()
+    reach = max(middle - int(seen[0]), int(seen[-1]) - middle)
+    # Never further than claimed, and the claim is not idle: the stride blurs it by less than one step of the grid.
+    assert reach <= radius
+    assert reach > radius / 2
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(ConfigError, match="residual_unet"):
+        build_network("transformer")
+
+
+def test_groups_that_would_normalise_the_noise_level_away_are_refused() -> None:
+    with pytest.raises(ConfigError, match="groups"):
+        MonaiUNet([16, 32], groups=16)
