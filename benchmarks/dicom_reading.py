@@ -36,8 +36,8 @@ def make_series(folder: Path, slices: int, source: Path | None) -> None:
     for number in range(slices):
         dataset = pydicom.dcmread(originals[number % len(originals)])
         if source is None:
+            dataset.PixelData = dataset.pixel_array.repeat(4, 0).repeat(4, 1).tobytes()
             dataset.Rows = dataset.Columns = 256
-            dataset.PixelData = np.tile(dataset.pixel_array, (1, 1)).repeat(4, 0).repeat(4, 1).tobytes()
         first = np.array(dataset.ImageOrientationPatient, dtype=float)
         normal = np.cross(first[:3], first[3:])
         dataset.ImagePositionPatient = [float(f"{value:.6f}") for value in number * 1.2 * normal]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -296,6 +297,64 @@ def test_the_error_survives_a_process_boundary() -> None:
     error = SeriesRefused(Reason.TRUNCATED, "text", path="p")
     again = pickle.loads(pickle.dumps(error))
     assert (again.reason, again.text, again.path, str(again)) == (error.reason, "text", "p", str(error))
+
+
+def test_a_series_without_uid(tmp_path: Path) -> None:
+    """Files of one folder are taken for a series, with a note; a single one among others belongs to nothing."""
+
+    def strip(dataset: Dataset, k: int) -> None:
+        del k
+        del dataset.SeriesInstanceUID
+
+    paths = write_series(tmp_path / "all", phantom(4), change=strip)
+    (plan,) = find_series(tmp_path / "all").series
+    assert any("SeriesInstanceUID" in note for note in plan.notes)
+    assert plan.geometry.shape == (8, 10, 4)
+    for path in paths[1:]:
+        path.unlink()
+    write_series(tmp_path / "all", phantom(4), prefix="whole")
+    report = find_series(tmp_path / "all")
+    assert len(report.series) == 1
+    assert report.reasons() == Counter({Reason.MISSING_ATTRIBUTE: 1})
+
+
+@pytest.mark.parametrize("locations", [True, False])
+def test_all_slices_at_one_position(locations: bool, tmp_path: Path) -> None:
+    """An export that wrote one position into every file: no stack, and no series of time points either."""
+
+    def locate(dataset: Dataset, k: int) -> None:
+        dataset.SliceLocation = 3.0 * k
+        dataset.AcquisitionTime = f"1200{k:02d}"
+        dataset.AcquisitionNumber = 1
+        if not locations:
+            del dataset.SliceLocation
+            del dataset.AcquisitionTime
+
+    write_series(tmp_path, phantom(5), positions=[[0.0, 0.0, 0.0]] * 5, change=locate)
+    assert find_series(tmp_path).reasons() == Counter({Reason.CONFLICTING_POSITIONS: 5})
+
+
+@pytest.mark.parametrize("slope", ["1e30", "-1e-30"])
+def test_scalings_that_overflow(slope: str, tmp_path: Path) -> None:
+    def scale(dataset: Dataset, k: int) -> None:
+        del k
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, "0"
+
+    write_series(tmp_path, phantom(3), change=scale)
+    assert refusal(tmp_path).reason is Reason.BAD_SCALING
+
+
+def test_folders_deeper_than_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "series", phantom(3))
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path)
+        for _ in range(1500):  # a path this long can only be made piece by piece
+            Path("d").mkdir()
+            context.chdir("d")
+    try:
+        assert len(find_series(tmp_path).series) == 1
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # Python's own removal is recursive
 
 
 def test_values_are_finite(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _scaling(groups: _Groups) -> tuple[float, float]:
     if mapping is not None and t.RESCALE_SLOPE not in groups.root:
         slope, intercept = mapping.number(t.REAL_WORLD_SLOPE, "FD"), mapping.number(t.REAL_WORLD_INTERCEPT, "FD")
         if slope:
-            return slope, intercept or 0.0
+            return marks.checked(slope, intercept or 0.0)
     return marks.scaling(groups.root)
 
 

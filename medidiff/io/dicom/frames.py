@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from medidiff.io.dicom.geometry import places
+from medidiff.io.dicom.geometry import SAME_PLACE_MM, places
 from medidiff.io.dicom.model import Layout
 from medidiff.io.dicom.pixels import plane_values, stored_frames
 from medidiff.io.dicom.plan import FramePlan, Slot
@@ -127,8 +127,17 @@ def _frames(slots: list[Slot], found: Split) -> list[FramePlan]:
     return frames
 
 
+def _check_places(slots: list[Slot]) -> None:
+    """Images that all claim one position, though their slice locations differ, are slices whose position is wrong."""
+    locations = {value for slot in slots if isinstance(value := _mark(slot, "location"), float)}
+    if _places(slots) == 1 and locations and max(locations) - min(locations) > SAME_PLACE_MM:
+        text = f"{len(slots)} images state one position and several slice locations: one of the two is wrong"
+        raise SeriesRefused(Reason.CONFLICTING_POSITIONS, text)
+
+
 def _frame_groups(slots: list[Slot], found: Split) -> list[list[Slot]]:
     """Time points in order of acquisition."""
+    _check_places(slots)
     by_marks = _by_frame_marks(slots)
     if by_marks is not None:
         return sorted(by_marks, key=_when)
@@ -139,9 +148,9 @@ def _frame_groups(slots: list[Slot], found: Split) -> list[list[Slot]]:
     complete = Counter(places([slot.plane for slot in slots]))
     full = [group for group in ranked if len(group) == len(complete)]
     last = ranked[len(full) :]
-    if len(full) == len(ranked):
+    if len(full) == len(ranked) and len(complete) > 1:
         return ranked
-    if len(full) >= 2 and len(last) == 1:
+    if len(full) >= 2 and len(last) == 1 and len(complete) > 1:
         text = f"the last time point has {len(last[0])} of {len(complete)} slices: the scan was stopped"
         found.aside.extend(_aside(slot, Reason.INCOMPLETE_FRAME, text) for slot in last[0])
         return full
@@ -209,9 +218,12 @@ def _without_equal_images(slots: list[Slot], found: Split) -> list[Slot]:
     return kept
 
 
+def _places(slots: list[Slot]) -> int:
+    return len(set(places([slot.plane for slot in slots])))
+
+
 def _is_simple(slots: list[Slot]) -> bool:
-    at = places([slot.plane for slot in slots])
-    return len(set(at)) == len(at)
+    return _places(slots) == len(slots)
 
 
 def _cover_the_same(groups: dict[Key, list[Slot]]) -> bool:

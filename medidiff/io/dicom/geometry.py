@@ -28,8 +28,6 @@ SAME_PLACE_MM = 0.01
 UNEVEN_TOLERANCE = 0.1
 # In-plane drift over the whole stack below this many mm is rounding, whatever the angle.
 DRIFT_TOLERANCE_MM = 0.05
-# Cosines are stored with about six digits; image axes this far from perpendicular are an error, not a rounding.
-PERPENDICULAR_TOLERANCE = 5e-3
 # How far a slice may lie beside the line through its stack.
 STRAIGHT_TOLERANCE_MM = 0.1
 # Beyond this a stack is not a tilted gantry but something else.
@@ -103,12 +101,9 @@ def stack_of(planes: list[Plane]) -> Stack:
     Args:
         planes: At least one; same orientation and spacing; no two at one place.
     Raises:
-        SeriesRefused: rows and columns are not perpendicular, or the slices do not lie on a straight line.
+        SeriesRefused: the slices do not lie on a straight line.
     """
     row, column = np.array(planes[0].orientation[:3]), np.array(planes[0].orientation[3:])
-    if abs(float(row @ column)) > PERPENDICULAR_TOLERANCE:
-        angle = math.degrees(math.acos(max(-1.0, min(1.0, float(row @ column)))))
-        raise SeriesRefused(Reason.SKEWED_PLANE, f"rows and columns meet at {angle:.2f} degrees, expected 90")
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
     positions = np.array([plane.position for plane in planes])

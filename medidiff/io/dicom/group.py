@@ -17,7 +17,7 @@ from medidiff.io.dicom.geometry import (
     places,
     stack_of,
 )
-from medidiff.io.dicom.model import InstanceHeader, Plane
+from medidiff.io.dicom.model import NO_UID, InstanceHeader, Plane
 from medidiff.io.dicom.plan import FramePlan, ReadPolicy, SeriesPlan, Slot
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside
 from medidiff.io.dicom.source import open_dataset
@@ -95,6 +95,8 @@ def _parallel(one: Plane, other: Plane) -> bool:
 
 def _too_small(slots: list[Slot], stacks: list[list[Slot]]) -> SeriesRefused | None:
     """Why a few images among others of another kind are no volume by themselves."""
+    if slots[0].header.series_uid.startswith(NO_UID) and len(slots) < SMALL_STACK:
+        return SeriesRefused(Reason.MISSING_ATTRIBUTE, "SeriesInstanceUID is absent: it belongs to nothing")
     if len(stacks) < 2 or len(set(places([slot.plane for slot in slots]))) >= SMALL_STACK:
         return None
     mine = slots[0].plane.orientation
@@ -125,6 +127,8 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
     ordered = [_ordered(frame) for frame in frames]
     first = ordered[0].slots[0].header
     notes = [*notes, *first.notes]
+    if first.series_uid.startswith(NO_UID):
+        notes.append("SeriesInstanceUID is absent: files of one folder and series number were taken for a series")
     grid = _grid(stack, first, policy, notes)
     modality = {"MR": Modality.MR, "CT": Modality.CT}.get(first.modality, Modality.OTHER)
     lone = len(stack.order) == 1

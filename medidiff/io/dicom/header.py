@@ -10,7 +10,7 @@ from sys import intern
 
 from medidiff.io.dicom import enhanced, marks, tiles
 from medidiff.io.dicom import tags as t
-from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
+from medidiff.io.dicom.model import NO_UID, InstanceHeader, Layout, PixelFormat, Plane
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside, reference_of
 from medidiff.io.dicom.source import (
     EXPLICIT_BIG,
@@ -39,9 +39,11 @@ _NOT_SCANS = {
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose grid",
     "1.2.840.10008.5.1.4.1.1.4.2": "MR spectroscopy",
 }
-_SCAN_CLASSES = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{part}" for part in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
-)
+_MODALITY_OF = {
+    f"1.2.840.10008.5.1.4.1.1.{part}": modality
+    for modality, parts in {"CT": ("2", "2.1", "2.2"), "MR": ("4", "4.1", "4.4"), "PT": ("128", "128.1", "130")}.items()
+    for part in parts
+}
 _COLOUR = ("RGB", "PALETTE COLOR", "YBR", "ARGB", "HSV", "CMYK")
 _LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"})
 _LOCALIZER_NAME = re.compile(
@@ -110,10 +112,10 @@ def _describe(path: str, size: int, source: Source, budget: int, localizers: boo
         size=size,
         sop_class=intern(header.text(t.SOP_CLASS_UID)),
         sop_uid=header.text(t.SOP_INSTANCE_UID),
-        series_uid=intern(header.text(t.SERIES_UID) or f"none-{reference_of(Path(path).parent)}"),
+        series_uid=intern(header.text(t.SERIES_UID) or f"{NO_UID}{reference_of(Path(path).parent)}"),
         study_uid=intern(header.text(t.STUDY_UID)),
         frame_of_reference=intern(header.text(t.FRAME_OF_REFERENCE)),
-        modality=intern(header.text(t.MODALITY).upper()),
+        modality=_modality(header),
         layout=layout,
         series_number=header.integer(t.SERIES_NUMBER, "IS"),
         instance_number=header.integer(t.INSTANCE_NUMBER, "IS"),
@@ -128,6 +130,11 @@ def _describe(path: str, size: int, source: Source, budget: int, localizers: boo
         protocol=intern(protocol),
         notes=tuple(notes),
     )
+
+
+def _modality(header: Header) -> str:
+    """As stated, else by the SOP class."""
+    return intern(header.text(t.MODALITY).upper() or _MODALITY_OF.get(header.text(t.SOP_CLASS_UID), ""))
 
 
 def _doubts(source: Source) -> list[str]:
@@ -146,7 +153,7 @@ def _check_kind(source: Source) -> None:
     sop_class = header.text(t.SOP_CLASS_UID) or source.media_class
     if sop_class == _DIRECTORY or t.DIRECTORY_RECORDS in header:
         raise SeriesRefused(Reason.DIRECTORY_RECORD, "a list of other files; the files themselves are read instead")
-    looks_like_image = t.ROWS in header or sop_class in _SCAN_CLASSES
+    looks_like_image = t.ROWS in header or sop_class in _MODALITY_OF
     if source.place is None and not looks_like_image:
         if not sop_class:
             raise SeriesRefused(Reason.NOT_DICOM, "the file names no SOP class and holds no image")
@@ -188,6 +195,12 @@ def _pixel_format(header: Header, place: Place, syntax: str, notes: list[str]) -
         raise SeriesRefused(Reason.OVER_BUDGET, f"a frame of {rows} x {columns} voxels is beyond any scanner")
     float_type = {t.FLOAT_PIXEL_DATA: "f4", t.DOUBLE_FLOAT_PIXEL_DATA: "f8"}.get(place.tag, "")
     stored = header.integer(t.BITS_STORED)
+    for tag, keyword, guess in (
+        (t.BITS_STORED, "BitsStored", "all bits count"),
+        (t.PIXEL_REPRESENTATION, "PixelRepresentation", "numbers have no sign"),
+    ):
+        if tag not in header and not float_type:
+            notes.append(f"{keyword} is absent: read as if {guess}")
     stored = allocated if stored is None else stored
     high = header.integer(t.HIGH_BIT)
     high = stored - 1 if high is None else high
@@ -195,7 +208,7 @@ def _pixel_format(header: Header, place: Place, syntax: str, notes: list[str]) -
         text = f"bits allocated {allocated}, stored {stored}, high bit {high} do not fit together"
         raise SeriesRefused(Reason.INVALID_ATTRIBUTE, text)
     # A Hounsfield unit or a PET activity is what it is, however it is to be displayed.
-    physical = header.text(t.MODALITY).upper() in ("CT", "PT")
+    physical = _modality(header) in ("CT", "PT")
     inverted = header.text(t.PHOTOMETRIC).upper() == "MONOCHROME1" and not physical
     if inverted:
         notes.append("MONOCHROME1: stored values were turned over, so that more signal is a larger number")
@@ -251,7 +264,7 @@ def _planes(
         raise SeriesRefused(
             Reason.NO_GEOMETRY, f"{pixels.frames} frames without functional groups: no frame has a place"
         )
-    if header.text(t.MODALITY).upper() not in ("MR", "CT", "PT") and t.IMAGE_POSITION not in header:
+    if _modality(header) not in ("MR", "CT", "PT") and t.IMAGE_POSITION not in header:
         raise SeriesRefused(Reason.NO_GEOMETRY, "an image without a place in space")
     return Layout.CLASSIC, (classic_plane(header, image_type),), pixels.rows, pixels.columns
 

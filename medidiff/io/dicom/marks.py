@@ -8,11 +8,15 @@ from sys import intern
 from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.model import Mark, Vector
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
-from medidiff.io.dicom.values import Header
+from medidiff.io.dicom.values import Header, seconds_of
 
 # A cosine is stored with about six digits; a direction this far from unit length is not a rounding.
 UNIT_TOLERANCE = 1e-2
+# Image axes this far from perpendicular are an error, not a rounding.
+PERPENDICULAR_TOLERANCE = 5e-3
 LARGEST_MM = 1e5
+# Times a 32-bit number this is still a float32.
+LARGEST_FACTOR = 1e25
 
 _PHILIPS = "PHILIPS MR IMAGING DD 001"
 _PHILIPS_IMAGING = "PHILIPS IMAGING DD 001"
@@ -39,7 +43,7 @@ def orientation(header: Header) -> tuple[float, ...]:
     """Row and column direction, LPS, brought to unit length.
 
     Raises:
-        SeriesRefused: absent, not six finite numbers, or far from unit length.
+        SeriesRefused: absent, not six finite numbers, far from unit length, or not perpendicular.
     """
     values = _vector(header, t.IMAGE_ORIENTATION, 6, "ImageOrientationPatient")
     unit: list[float] = []
@@ -49,6 +53,10 @@ def orientation(header: Header) -> tuple[float, ...]:
             text = f"ImageOrientationPatient holds a direction of length {length:.4g}, expected 1"
             raise SeriesRefused(Reason.INVALID_ATTRIBUTE, text)
         unit.extend(x / length for x in direction)
+    cosine = sum(a * b for a, b in zip(unit[:3], unit[3:], strict=True))
+    if abs(cosine) > PERPENDICULAR_TOLERANCE:
+        angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+        raise SeriesRefused(Reason.SKEWED_PLANE, f"rows and columns meet at {angle:.2f} degrees, expected 90")
     return tuple(unit)
 
 
@@ -89,9 +97,20 @@ def scaling(header: Header) -> tuple[float, float]:
     block = header.private(0x2005, _PHILIPS)
     scale = header.number(block | 0x0E, "FL") if block is not None else None
     if scale is not None and scale > 0:
-        return 1.0 / scale, intercept / (slope * scale)
+        return checked(1.0 / scale, intercept / (slope * scale))
     if t.RESCALE_SLOPE not in header:
-        return _real_world(header) or (slope, intercept)
+        return checked(*(_real_world(header) or (slope, intercept)))
+    return checked(slope, intercept)
+
+
+def checked(slope: float, intercept: float) -> tuple[float, float]:
+    """A scaling whose values fit into float32.
+
+    Raises:
+        SeriesRefused: they would overflow, or all vanish.
+    """
+    if not 1.0 / LARGEST_FACTOR < abs(slope) < LARGEST_FACTOR or abs(intercept) > LARGEST_FACTOR:
+        raise SeriesRefused(Reason.BAD_SCALING, f"a scaling by {slope:.3g} and {intercept:.3g} is beyond any scanner")
     return slope, intercept
 
 
@@ -99,7 +118,7 @@ def _factor(header: Header, tag: int, default: float) -> float:
     if not header.raw(tag).strip(b" \0"):
         return default
     value = header.number(tag)
-    if value is None or abs(value) > 1e30:
+    if value is None:
         raise SeriesRefused(Reason.BAD_SCALING, "a rescale slope or intercept that is not a finite number")
     return value
 
@@ -129,7 +148,10 @@ def of_classic(header: Header, image_type: tuple[str, ...]) -> tuple[Mark, ...]:
     add_mark(found, "direction", "" if direction is None else " ".join(f"{x:.4f}" for x in direction))
     add_mark(found, "temporal", header.number(t.TEMPORAL_POSITION, "IS"))
     add_mark(found, "trigger", header.number(t.TRIGGER_TIME))
+    add_mark(found, "location", header.number(t.SLICE_LOCATION))
+    add_mark(found, "offset", header.number(t.FRAME_REFERENCE_TIME))
     add_mark(found, "acquisition", header.number(t.ACQUISITION_NUMBER, "IS"))
+    add_mark(found, "time", seconds_of(header.text(t.ACQUISITION_TIME)))
     return tuple(found)
 
 

@@ -13,6 +13,10 @@ Vector = tuple[float, float, float]
 Mark = tuple[str, float | str]
 
 
+# Where a series has no UID its folder stands for it, by a printable reference.
+NO_UID = "none-"
+
+
 class Layout(StrEnum):
     """How an object holds its planes."""
 

@@ -59,7 +59,7 @@ def index(
 
 
 def walk(paths: PathLike | Iterable[PathLike]) -> Iterator[str | SetAside]:
-    """Every file, folders in order of their names; what cannot be listed comes as a ``SetAside``."""
+    """Every file, a folder's own before those below it, in order of names; a ``SetAside`` for what cannot be listed."""
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     for path in listed:
         name = os.fspath(path)
@@ -75,19 +75,26 @@ def walk(paths: PathLike | Iterable[PathLike]) -> Iterator[str | SetAside]:
 
 
 def _walk_folder(folder: str) -> Iterator[str | SetAside]:
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        yield SetAside(folder, Reason.UNREADABLE, f"the folder cannot be listed ({error.strerror})")
-        return
-    for entry in listed:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk_folder(entry.path)
-        elif entry.is_file():
-            yield entry.path
-        else:
-            yield SetAside(entry.path, Reason.UNREADABLE, "a broken link, a link to a folder, or no plain file")
+    # A list, not recursion: folders can nest deeper than Python's stack.
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            with os.scandir(current) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield SetAside(current, Reason.UNREADABLE, f"the folder cannot be listed ({error.strerror})")
+            continue
+        below = []
+        for entry in listed:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+            elif entry.is_file():
+                yield entry.path
+            else:
+                text = "a broken link, a link to a folder, or no plain file"
+                yield SetAside(entry.path, Reason.UNREADABLE, text)
+        waiting.extend(reversed(below))
 
 
 def _read(path: str | SetAside, budget: int, localizers: bool) -> Found:
