@@ -9,7 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 INSTALLER ?= pip
 EXTRAS ?= flows,kspace,pacs,deid,benchmarks,dev
-PYTEST_ARGS ?=
+# A file stays with one worker, so that what a module sets up is set up once. PYTEST_ARGS= runs in one process.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
