@@ -71,6 +71,7 @@ def test_scores_agree_with_monai(crop: np.ndarray, noisy: np.ndarray) -> None:
     x, t = (torch.from_numpy(a)[None, None] for a in (noisy, crop))
     assert ssim(x, t, data_range=0.9) == pytest.approx(float(SSIMMetric(3, data_range=0.9)(x, t)), abs=1e-6)
     assert psnr(x, t, data_range=0.9) == pytest.approx(float(PSNRMetric(max_val=0.9)(x, t)), abs=1e-5)
+    x = 0.8 * x  # a wrong brightness counts at the coarsest scale alone
     weights = (0.0448, 0.2856)  # two scales fit in this crop
     total = sum(weights)
     theirs = MultiScaleSSIMMetric(3, data_range=0.9, weights=[w / total for w in weights])(x, t)
