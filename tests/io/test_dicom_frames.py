@@ -92,9 +92,19 @@ def test_time_points_without_any_mark_go_by_instance_number(interleaved: bool, t
     truth = images(3)
     write_repeats(tmp_path, truth, lambda dataset, k, number: None, interleaved=interleaved)
     (plan,) = find_series(tmp_path).series
+    assert any("instance number" in note for note in plan.notes)
     data = load(plan).data
     for frame in range(3):
         np.testing.assert_array_equal(slot_of(data, frame), truth[frame])
+
+
+def test_time_points_without_any_order_are_refused(tmp_path: Path) -> None:
+    def number_alike(dataset: Dataset, k: int, number: int) -> None:
+        del number
+        dataset.InstanceNumber = k + 1
+
+    write_repeats(tmp_path, images(3), number_alike)
+    assert find_series(tmp_path).reasons() == {Reason.CONFLICTING_POSITIONS: 12}
 
 
 def test_echoes_times_time_points(tmp_path: Path) -> None:

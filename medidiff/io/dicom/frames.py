@@ -148,9 +148,13 @@ def _frame_groups(slots: list[Slot], found: Split) -> list[list[Slot]]:
     complete = Counter(places([slot.plane for slot in slots]))
     full = [group for group in ranked if len(group) == len(complete)]
     last = ranked[len(full) :]
-    if len(full) == len(ranked) and len(complete) > 1:
+    # With one place there is no stack to recognise, and without numbers no order.
+    is_ordered = len(complete) > 1 and _has_own_numbers(slots)
+    if is_ordered and (len(full) == len(ranked) or (len(full) >= 2 and len(last) == 1)):
+        found.notes.append("nothing but the instance number tells the frames apart: coils or phases may look like time")
+    if is_ordered and len(full) == len(ranked):
         return ranked
-    if len(full) >= 2 and len(last) == 1 and len(complete) > 1:
+    if is_ordered and len(full) >= 2 and len(last) == 1:
         text = f"the last time point has {len(last[0])} of {len(complete)} slices: the scan was stopped"
         found.aside.extend(_aside(slot, Reason.INCOMPLETE_FRAME, text) for slot in last[0])
         return full
@@ -175,6 +179,12 @@ def _by_frame_marks(slots: list[Slot]) -> list[list[Slot]] | None:
         if all(part is not None for part in parts):
             return [group for part in parts if part is not None for group in part]
     return None
+
+
+def _has_own_numbers(slots: list[Slot]) -> bool:
+    """Whether the images of each place have an order: no two with the same numbers."""
+    at = places([slot.plane for slot in slots])
+    return len({(place, _order(slot)) for place, slot in zip(at, slots, strict=True)}) == len(slots)
 
 
 def _by_rank(slots: list[Slot]) -> list[list[Slot]]:

@@ -29,6 +29,10 @@ LONGEST_PADDING = 3
 # The largest frame that a decoder may be asked for, whatever the header claims.
 LARGEST_FRAME = 32768 * 32768
 
+RLE = "1.2.840.10008.1.2.5"
+# PackBits makes at most 128 bytes of two. An empty frame in JPEG 2000 may be a thousand times smaller, hardly more.
+RLE_RATIO = 64
+MOST_RATIO = 20_000
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG})
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -238,6 +242,7 @@ def _check_size(pixels: PixelFormat, place: Place, source: Source, budget: int) 
             raise SeriesRefused(Reason.UNSUPPORTED_ENCODING, "compressed pixels that are not encapsulated")
         if place.offset + 16 > stored:
             raise SeriesRefused(Reason.TRUNCATED, "the compressed pixels break off; copy or export the file again")
+        _check_ratio(pixels, stored - place.offset)
         return
     if place.length == UNDEFINED:
         raise SeriesRefused(Reason.UNSUPPORTED_ENCODING, "the transfer syntax says native, the pixels are encapsulated")
@@ -249,6 +254,14 @@ def _check_size(pixels: PixelFormat, place: Place, source: Source, budget: int) 
     if place.offset + expected > stored:
         text = f"{expected} bytes of pixels declared, {max(stored - place.offset, 0)} present; copy or export it again"
         raise SeriesRefused(Reason.TRUNCATED, text)
+
+
+def _check_ratio(pixels: PixelFormat, present: int) -> None:
+    """Refuse a claim that no encoder can have fulfilled in the bytes that are there."""
+    most = RLE_RATIO if pixels.transfer_syntax == RLE else MOST_RATIO
+    if pixels.native_bytes > most * present:
+        text = f"{human_bytes(pixels.native_bytes)} of voxels declared in {human_bytes(present)} of compressed data: wrong, or cut short"
+        raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
 
 
 def _planes(

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from medidiff.io.dicom.header import LARGEST_FRAME
+from medidiff.io.dicom.header import LARGEST_FRAME, RLE
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
@@ -21,7 +21,6 @@ from medidiff.io.dicom.source import open_dataset
 Array = NDArray[Any]
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
-_RLE = "1.2.840.10008.1.2.5"
 _ITEM = b"\xfe\xff\x00\xe0"
 
 
@@ -124,7 +123,7 @@ def _pydicom_array(dataset: Dataset, pixels: PixelFormat) -> Array:
         with quiet():
             dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
             # The RLE plugin in Rust prints a panic when a segment is too long; pydicom's own decoder raises.
-            plugin = "pydicom" if pixels.transfer_syntax == _RLE else ""
+            plugin = "pydicom" if pixels.transfer_syntax == RLE else ""
             return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=plugin))
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -145,7 +144,7 @@ def _fit(array: Array, pixels: PixelFormat) -> Array:
 
 def _check_codestream(data: Any, pixels: PixelFormat) -> None:
     """Refuse a codestream that is larger than its header says, before a decoder allocates room for it."""
-    if not isinstance(data, bytes) or pixels.transfer_syntax == _RLE:
+    if not isinstance(data, bytes) or pixels.transfer_syntax == RLE:
         return
     for start, length in _items(data):
         size = codestream_size(data[start : start + min(length, 65536)])
