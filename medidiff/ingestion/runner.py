@@ -1,0 +1,176 @@
+"""The run itself: series after series, file after file; whatever happens to one, the next has its turn."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from medidiff.errors import BudgetError, InputError, OutputError
+from medidiff.ingestion import lines
+from medidiff.ingestion.candidate import Candidate, SetApart
+from medidiff.ingestion.heap import Heap
+from medidiff.ingestion.images import Place, clean_image, image_digest
+from medidiff.ingestion.lines import APART, KEPT, FileLine
+from medidiff.ingestion.series import Tools, clean_series, plane_count, volume_digest, volume_id
+from medidiff.ingestion.spool import Entry, Group, Spool
+from medidiff.ingestion.state import DatasetState
+from medidiff.ingestion.store import Store
+from medidiff.io.dicom import SeriesPlan, SeriesRefused, find_series
+
+OnProgress = Callable[[int, int, str], None]
+Fate = list[str]
+
+
+class Runner:
+    """One run over an indexed heap.
+
+    Args:
+        state: The dataset's memory.
+        store: Where volumes go.
+        spool: The index, and the lines.
+        heap: Names of files.
+        tools: Key and settings.
+        subject_pattern: See ``images.clean_image``.
+    """
+
+    def __init__(
+        self, state: DatasetState, store: Store, spool: Spool, heap: Heap, tools: Tools, subject_pattern: str
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._spool = spool
+        self._heap = heap
+        self._tools = tools
+        self._subject_pattern = subject_pattern
+        self.added: list[str] = []
+
+    def run(self, on_progress: OnProgress) -> None:
+        """Work through all series, then all volume files."""
+        series, images = self._spool.count()
+        done = 0
+        for group in self._spool.groups():
+            on_progress(done, series + images, "series")
+            self._series(group)
+            done += 1
+        for path, file in self._spool.images():
+            on_progress(done, series + images, "images")
+            self._image(path, file)
+            done += 1
+        self._spool.resolve_parts()
+        on_progress(done, series + images, "done")
+
+    def _series(self, group: Group) -> None:
+        entries = self._spool.entries(group)
+        key = self._tools.key
+        identity = key.token("group", f"{group.study}|{group.series}|{group.number}", 20)
+        objects = {entry.path: key.token("object", f"{entry.sop} {entry.size}", 16) for entry in entries}
+        strays = self._spool.strays(group)
+        content = "\n".join([self._tools.fingerprint, str(len(strays)), *sorted(objects.values())])
+        digest = key.token("group content", content, 32)
+        known = self._state.group(identity, digest)
+        if known is None:
+            fates = self._plan(entries, strays)
+            known = {}
+            for entry in entries:
+                known.setdefault(objects[entry.path], []).append(fates[entry.path])
+            if not any(fate[1] == lines.INTERNAL for each in known.values() for fate in each):
+                self._state.add_group(identity, digest, known)
+        taken: dict[str, int] = {}
+        for entry in entries:
+            name = objects[entry.path]
+            number = taken.get(name, 0)
+            taken[name] = number + 1
+            outcome, reason, text, volume = known[name][number]
+            self._spool.add_line(FileLine(entry.file, outcome, reason, text, volume))
+
+    def _plan(self, entries: list[Entry], strays: list[str]) -> dict[str, Fate]:
+        """What becomes of each file of a series, by its path."""
+        fates: dict[str, Fate] = {}
+        paths = [entry.path for entry in entries]
+        try:
+            report = find_series([*paths, *strays], policy=self._tools.reading, workers=1)
+        except Exception as error:  # noqa: BLE001 - a defect in planning one series must not end the run
+            text = f"planning ended in {type(error).__name__}; please report it"
+            return {path: [APART, lines.INTERNAL, text, ""] for path in paths}
+        partly: dict[str, str] = {}
+        for item in report.set_aside:
+            fates[item.path] = [APART, item.reason.value, item.text, ""]
+            if item.frame is not None:
+                partly[item.path] = f"some of its frames are in no volume: {item.reason.value}: {item.text}"
+        for plan in report.series:
+            fate = self._volume(plan)
+            for path in plan.files:
+                if fates.get(path, [""])[0] != KEPT:
+                    note = partly.get(path, "") if fate[0] == KEPT else ""
+                    fates[path] = [fate[0], fate[1], fate[2] or note, fate[3]]
+        for path in paths:
+            fates.setdefault(path, [APART, lines.INTERNAL, "lost from sight; please report it", ""])
+        return fates
+
+    def _volume(self, plan: SeriesPlan) -> Fate:
+        tools = self._tools
+        try:
+            identity = volume_id(plan, tools.key)
+            if self._store.known(identity, volume_digest(plan, tools)):
+                return [KEPT, "", "", identity]
+            if self._store.fuller(identity, plane_count(plan)):
+                text = f"volume {identity} was made of more images of this series"
+                return [APART, lines.OLDER_VERSION, text, ""]
+            return self._keep(*clean_series(plan, tools))
+        except Exception as error:  # noqa: BLE001 - sorted there
+            return _fate_of(error)
+        finally:
+            shutil.rmtree(tools.work / "clean", ignore_errors=True)
+
+    def _image(self, path: str, file: str) -> None:
+        key = self._tools.key
+        try:
+            digest = image_digest(Path(path), self._tools)
+            known = self._state.group(f"image-{digest}", digest)
+            if known is None:
+                fate = self._one_image(path, digest)
+                known = {"image": [fate]}
+                if fate[1] != lines.INTERNAL:
+                    self._state.add_group(f"image-{digest}", digest, known)
+            fate = known["image"][0]
+        except SetApart as error:
+            fate = _fate_of(error)
+        del key
+        self._spool.add_line(FileLine(file, fate[0], fate[1], fate[2], fate[3]))
+
+    def _one_image(self, path: str, digest: str) -> Fate:
+        root = next((root for root in reversed(self._heap.roots) if Path(path).is_relative_to(root)), Path(path))
+        identity = self._tools.key.token("volume", f"image {digest}", 12)
+        if self._store.known(identity, digest):
+            return [KEPT, "", "", identity]
+        try:
+            place = Place(Path(path), self._heap.name(path), root)
+            return self._keep(*clean_image(place, digest, self._tools, self._subject_pattern))
+        except Exception as error:  # noqa: BLE001 - sorted there
+            return _fate_of(error)
+
+    def _keep(self, candidate: Candidate, names: frozenset[str]) -> Fate:
+        self._spool.add_words(names)
+        stored = self._store.put(candidate)
+        self.added.append(stored.record.id)
+        return [KEPT, "", "", stored.record.id]
+
+
+def _fate_of(error: Exception) -> Fate:
+    """A line for what kept a source from becoming a volume.
+
+    Raises:
+        OutputError, OSError: the trouble is on our side, and would be the same for all that follow.
+    """
+    if isinstance(error, SetApart):
+        return [APART, error.reason, error.text, ""]
+    if isinstance(error, SeriesRefused):
+        return [APART, error.reason.value, error.text, ""]
+    if isinstance(error, BudgetError | MemoryError):
+        return [APART, lines.OVER_BUDGET, "the volume is larger than the memory budget; raise it, or split the source", ""]
+    if isinstance(error, OutputError | OSError):
+        raise error
+    if isinstance(error, InputError):
+        return [APART, lines.UNUSABLE_IMAGE, f"it could not be read ({type(error).__name__})", ""]
+    return [APART, lines.INTERNAL, f"ended in {type(error).__name__}; please report it", ""]

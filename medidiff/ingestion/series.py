@@ -1,0 +1,199 @@
+"""One DICOM volume, from its plan to a clean candidate: every file is de-identified before a voxel is used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from medidiff.export.bids import Contrast, Kind, kind_of_mr
+from medidiff.ingestion import lines
+from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
+from medidiff.io.dicom import ReadPolicy, SeriesPlan, find_series, load
+from medidiff.privacy.deidentify import deidentify_dataset, write_clean
+from medidiff.privacy.deidentify_tree import read_for_cleaning
+from medidiff.privacy.identity import identity_of
+from medidiff.privacy.keys import PrivacyKey
+from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
+from medidiff.privacy.sidecar import clean_sidecar
+from medidiff.volume import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What cleaning needs.
+
+    Args:
+        key: Makes the pseudonyms.
+        policy: What may stay.
+        reading: What to do with tilted and uneven series.
+        work: Private folder.
+        fingerprint: Of all settings that shape a volume.
+    """
+
+    key: PrivacyKey
+    policy: DeidentifyPolicy
+    reading: ReadPolicy
+    work: Path
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class _Cleaned:
+    """What cleaning the files of a volume gave."""
+
+    patient: str = ""
+    subject: str = ""
+    names: frozenset[str] = frozenset()
+    acquired: str = ""
+    removed: int = 0
+    changed: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    results: list[str] = field(default_factory=list)
+    boxes: int = 0
+
+
+def volume_id(plan: SeriesPlan, key: PrivacyKey) -> str:
+    """The keyed name of a volume: its series and its part of it, so that more or fewer files keep the name."""
+    return key.token("volume", f"{plan.study_uid}|{plan.series_uid}|{plan.series_number}|{plan.label}", 12)
+
+
+def volume_digest(plan: SeriesPlan, tools: Tools) -> str:
+    """Keyed hash of the planes that make a volume and of the settings."""
+    slots = (f"{s.header.sop_uid} {s.plane.index} {s.header.size}" for frame in plan.frames for s in frame.slots)
+    return tools.key.token("planes", "\n".join([tools.fingerprint, plan.label, *slots]), 32)
+
+
+def plane_count(plan: SeriesPlan) -> int:
+    return sum(len(frame.slots) for frame in plan.frames)
+
+
+def clean_series(plan: SeriesPlan, tools: Tools) -> tuple[Candidate, frozenset[str]]:
+    """Read and clean one volume.
+
+    Args:
+        plan: Of ``find_series``.
+        tools: Key and settings.
+    Returns:
+        The candidate, and the names of its persons, for the audit at the end.
+    Raises:
+        SetApart: a file cannot be shown to be clean, or the files are of several patients.
+        DicomSeriesError, BudgetError: the pixels cannot be read.
+    """
+    folder = tools.work / "clean"
+    done = _Cleaned()
+    for number, path in enumerate(plan.files):
+        _clean_file(Path(path), number, folder, done, tools)
+    source = plan if not done.boxes else _cleaned_plan(plan, folder, done, tools)
+    volume = load(source, budget=tools.reading.budget)
+    kind, gradients = _kind(plan)
+    facts = clean_sidecar(plan.facts.to_bids(), tools.key, done.patient, done.names)
+    key = tools.key
+    candidate = Candidate(
+        id=volume_id(plan, key),
+        digest=volume_digest(plan, tools),
+        planes=plane_count(plan),
+        subject=done.subject,
+        session=key.token("session", plan.study_uid or plan.series_uid, 8),
+        volume=volume,
+        kind=kind,
+        sidecar=facts,
+        slice_thickness=plan.thickness,
+        frame_step=plan.facts.repetition_time if kind.datatype == "func" else None,
+        acquired=done.acquired,
+        body_part=str(facts.get("BodyPartExamined", "")),
+        source={"format": f"dicom, {plan.kind.value}", "files": len(plan.files), "planes": plane_count(plan)},
+        deidentification={
+            "method": "medidiff PS3.15 E allow-list",
+            "policy": tools.policy.fingerprint,
+            "dates": "shifted",
+            "attributes_removed": done.removed,
+            "attributes_changed": done.changed,
+            "pixels": dict(sorted(done.outcomes.items())),
+            "text_boxes": done.boxes,
+        },
+        notes=plan.notes,
+        gradients=gradients,
+    )
+    return candidate, done.names
+
+
+def _clean_file(path: Path, number: int, folder: Path, done: _Cleaned, tools: Tools) -> None:
+    try:
+        source = read_for_cleaning(path, tools.policy)
+        identity = identity_of(source)
+        result = deidentify_dataset(source, tools.policy, tools.key)
+    except CannotClean as error:
+        raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}") from error
+    except Exception as error:  # what a hostile header can raise in pydicom has no end
+        raise SetApart(lines.NOT_CLEAN, f"damaged: cleaning ended in {type(error).__name__}") from error
+    if number == 0:
+        done.patient, done.subject = identity.patient, result.patient
+        done.acquired = acquired_at(result.dataset)
+    elif result.patient != done.subject:
+        text = "the files of this series name more than one patient; find out whose it is, and sort them"
+        raise SetApart(lines.SEVERAL_PATIENTS, text)
+    done.names |= identity.words
+    done.removed += result.removed
+    done.changed += result.changed
+    done.outcomes[result.pixels] += 1
+    done.boxes += len(result.boxes)
+    if result.boxes:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        place = folder / f"{number:06d}.dcm"
+        write_clean(result, place)
+        done.results.append(str(place))
+
+
+def _cleaned_plan(plan: SeriesPlan, folder: Path, done: _Cleaned, tools: Tools) -> SeriesPlan:
+    """A plan of the same volume that reads clean copies, where text had to be blanked.
+
+    All files are written clean, not the blanked ones alone: one series has to come from one kind of file.
+    """
+    for number, path in enumerate(plan.files):
+        place = folder / f"{number:06d}.dcm"
+        if str(place) not in done.results:
+            write_clean(deidentify_dataset(read_for_cleaning(Path(path), tools.policy), tools.policy, tools.key), place)
+    found = find_series(folder, policy=tools.reading, workers=1).series
+    fitting = [other for other in found if other.geometry.shape == plan.geometry.shape]
+    if len(fitting) != 1 or plane_count(fitting[0]) != plane_count(plan):
+        text = "text-blanked: the cleaned copies no longer make the same volume"
+        raise SetApart(lines.NOT_CLEAN, text)
+    return fitting[0]
+
+
+def acquired_at(clean: Dataset) -> str:
+    """Shifted date and time of an object, ISO 8601, to the second; empty if it has none."""
+    for stem in ("Acquisition", "Content", "Series", "Study"):
+        date, clock = str(clean.get(f"{stem}Date", "") or ""), str(clean.get(f"{stem}Time", "") or "")
+        if len(date) == 8 and date.isdigit():
+            time = clock[:6].ljust(6, "0") if clock[:2].isdigit() else "000000"
+            if time.isdigit():
+                return f"{date[:4]}-{date[4:6]}-{date[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}"
+    return ""
+
+
+def _kind(plan: SeriesPlan) -> tuple[Kind, Gradients | None]:
+    if plan.modality is Modality.CT:
+        return Kind("ct", "ct"), None
+    if plan.modality is not Modality.MR:
+        return Kind("other", "image"), None
+    facts = plan.facts
+    kind = kind_of_mr(
+        Contrast(
+            protocol=f"{plan.protocol} {facts.sequence_name or ''}",
+            sequence=facts.scanning_sequence or "",
+            repetition_time=facts.repetition_time,
+            echo_time=facts.echo_time,
+            inversion_time=facts.inversion_time,
+            frames=len(plan.frames),
+            diffusion=all(frame.b_value is not None for frame in plan.frames),
+            computed=facts.image_type,
+        )
+    )
+    if kind.datatype != "dwi":
+        return kind, None
+    directions = tuple(frame.direction for frame in plan.frames)
+    return kind, Gradients(tuple(frame.b_value for frame in plan.frames), directions)

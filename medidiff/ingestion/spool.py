@@ -1,0 +1,144 @@
+"""The index of a heap on disk: 100,000 files are looked at without being held in memory.
+
+It lies in the private work folder, because it knows paths, and is thrown away at the end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from medidiff.ingestion.lines import FileLine
+from medidiff.io.dicom import InstanceHeader
+
+_SCHEMA = """
+CREATE TABLE object (path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER);
+CREATE TABLE stray (path TEXT, series TEXT);
+CREATE TABLE image (path TEXT PRIMARY KEY, file TEXT);
+CREATE TABLE part (file TEXT, header TEXT);
+CREATE TABLE line (file TEXT PRIMARY KEY, outcome TEXT, reason TEXT, text TEXT, volume TEXT, fresh INTEGER);
+CREATE TABLE word (word TEXT PRIMARY KEY);
+"""
+_COMMIT_EVERY = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The objects of one DICOM series, by the numbers that its files give it."""
+
+    study: str
+    series: str
+    number: int | None
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One DICOM file of a group."""
+
+    path: str
+    file: str
+    sop: str
+    size: int
+
+
+class Spool:
+    """A disposable SQLite file. It is never read by a later run, so nothing waits for the disk."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000;" + _SCHEMA)
+        self._db.execute("BEGIN")
+        self._pending = 0
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._db.close()
+
+    def add_object(self, header: InstanceHeader, file: str) -> None:
+        row = (header.path, file, header.study_uid, header.series_uid, header.series_number, header.sop_uid, header.size)
+        self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def add_stray(self, path: str, series: str) -> None:
+        """A file of a series that is no part of it: the series' plan should know of it."""
+        self._write("INSERT INTO stray VALUES (?, ?)", (path, series))
+
+    def add_image(self, path: str, file: str) -> None:
+        self._write("INSERT OR IGNORE INTO image VALUES (?, ?)", (path, file))
+
+    def add_part(self, file: str, header: str) -> None:
+        """A file whose fate is that of its header's file."""
+        self._write("INSERT INTO part VALUES (?, ?)", (file, header))
+
+    def add_line(self, line: FileLine, *, fresh: bool = True) -> None:
+        row = (line.file, line.outcome, line.reason, line.text, line.volume, int(fresh))
+        self._write("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def add_words(self, words: frozenset[str]) -> None:
+        """What must not be found in any output: names and numbers of the source's persons."""
+        for word in words:
+            self._write("INSERT OR IGNORE INTO word VALUES (?)", (word,))
+
+    def groups(self) -> Iterator[Group]:
+        """Series in a fixed order; the cursor stays valid while lines are added."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_series ON object (study, series, number)")
+        # Grouped over into a table of its own: a run that adds lines must not disturb the walk.
+        self._db.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS grouped AS SELECT study, series, number, COUNT(*) AS n FROM object "
+            "GROUP BY study, series, number ORDER BY study, series, number"
+        )
+        for row in self._db.execute("SELECT study, series, number, n FROM grouped ORDER BY rowid"):
+            yield Group(*row)
+
+    def entries(self, group: Group) -> list[Entry]:
+        rows = self._db.execute(
+            "SELECT path, file, sop, size FROM object WHERE study = ? AND series = ? AND number IS ? ORDER BY path",
+            (group.study, group.series, group.number),
+        )
+        return [Entry(*row) for row in rows]
+
+    def strays(self, group: Group) -> list[str]:
+        if not group.series:
+            return []
+        rows = self._db.execute("SELECT path FROM stray WHERE series = ? ORDER BY path", (group.series,))
+        return [path for (path,) in rows]
+
+    def images(self) -> Iterator[tuple[str, str]]:
+        """Paths and tokens of volume files, in order of their paths."""
+        yield from self._db.execute("SELECT path, file FROM image ORDER BY path")
+
+    def count(self) -> tuple[int, int]:
+        """Series and volume files to be worked on."""
+        series = self._db.execute("SELECT COUNT(*) FROM (SELECT 1 FROM object GROUP BY study, series, number)").fetchone()
+        images = self._db.execute("SELECT COUNT(*) FROM image").fetchone()
+        return int(series[0]), int(images[0])
+
+    def resolve_parts(self) -> None:
+        """Give parts the line of their header."""
+        rows = self._db.execute("SELECT part.file, line.* FROM part JOIN line ON line.file = part.header").fetchall()
+        for file, _, outcome, reason, text, volume, fresh in rows:
+            self.add_line(FileLine(file, outcome, reason, text, volume), fresh=bool(fresh))
+
+    def lines(self, *, fresh: bool = False) -> Iterator[FileLine]:
+        """All lines in order of their tokens; ``fresh`` for those of this run only."""
+        where = "WHERE fresh = 1" if fresh else ""
+        for row in self._db.execute(f"SELECT file, outcome, reason, text, volume FROM line {where} ORDER BY file"):  # noqa: S608
+            yield FileLine(*row)
+
+    def words(self) -> Iterator[str]:
+        for (word,) in self._db.execute("SELECT word FROM word ORDER BY word"):
+            yield word
+
+    def _write(self, statement: str, row: tuple[object, ...]) -> None:
+        self._db.execute(statement, row)
+        self._pending += 1
+        if self._pending >= _COMMIT_EVERY:
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+            self._pending = 0
