@@ -21,7 +21,7 @@ from medidiff.errors import ConfigError, GeometryError, InputError
 from medidiff.io import VolumeInfo, check_restorable, probe, read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import beside, check_targets, default_output
-from medidiff.models import find_model, read_info
+from medidiff.models import find_model, is_shipped, read_info
 from medidiff.rng import resolve_seed
 from medidiff.volume import Modality, Volume
 
@@ -161,7 +161,7 @@ def reconstruct(
     volume = read_volume(source)
     check_restorable(volume, source)
     if plan.stages:
-        _check_prior(volume, source, options)
+        _check_prior(volume, source, path)
     if on_plan is not None:
         on_plan(plan)
     run, about = _restored(volume, plan, path, options, on_progress)
@@ -209,11 +209,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def _check_prior(volume: Volume, source: Path, options: ReconstructOptions) -> None:
-    """Refuse what the shipped priors have never seen."""
+def _check_prior(volume: Volume, source: Path, model: Path) -> None:
+    """Refuse what the shipped priors have never seen; whoever brings a model of their own knows what it is for."""
     if volume.modality is Modality.LABEL:
         raise InputError(f"{source}: this is a label map, not a scan; restore the scan and segment that")
-    if volume.modality is Modality.CT and options.model is None:
+    if volume.modality is Modality.CT and is_shipped(model):
         raise InputError(f"{source}: this is CT, and no CT prior ships yet; give one of your own with --model")
 
 

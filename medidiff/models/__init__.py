@@ -65,6 +65,11 @@ def find_model(name: str | Path) -> Path:
     raise CheckpointError(f"no model {name}: expected a model file, or the name of one that ships ({names})")
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a model file is one of those that come with medidiff."""
+    return path.parent == FOLDER
+
+
 def read_info(path: Path) -> ModelInfo:
     """Read the header of a model file; no weight is read.
 

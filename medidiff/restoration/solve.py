@@ -24,7 +24,9 @@ OnStep = Callable[[int, int, str], None]
 # Noise of the first sampling level over the expected residual: above it the image says next to nothing.
 SAMPLE_FROM, SAMPLE_TO = 8.0, 0.02
 # Rounds of clipping and projecting; each roughly halves what is left of the disagreement.
-NONNEGATIVE_ROUNDS = 8
+NONNEGATIVE_ROUNDS = 24
+# Relative disagreement at which the rounds end, and beyond which agreement with the data goes before positivity.
+CONSISTENT, NOT_CONSISTENT = 1e-3, 4e-3
 
 
 class Measurement(Protocol):
@@ -131,14 +133,19 @@ def restore(
 def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tensor:
     """Alternate between values that a scanner can produce and images that reproduce the data.
 
-    Both sets are convex and the truth lies in both, so every step brings the image nearer to the truth.
+    Both sets are convex and the truth lies in both, so every step brings the image nearer to the truth. Where the two
+    cannot be reconciled in time, agreement with the data is kept, and a trace below ``lower`` is left.
     Source: Youla & Webb (1982), Image restoration by the method of convex projections, IEEE Trans. Med. Imaging 1, 81.
     """
     if lower is None or bool((x >= lower).all()):
         return x
     for _ in range(NONNEGATIVE_ROUNDS):
-        x = likelihood.project(x.clamp_min(lower))
-    return x.clamp_min(lower)
+        clipped = x.clamp_min(lower)
+        misfit = float(likelihood.misfit(clipped).max())
+        if misfit <= CONSISTENT:
+            return clipped
+        x = likelihood.project(clipped)
+    return clipped if misfit <= NOT_CONSISTENT else x
 
 
 def _evaluations(settings: Settings) -> int:
