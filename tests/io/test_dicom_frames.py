@@ -252,6 +252,19 @@ def test_enhanced_volume_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(slot_of(data, frame), truth[frame])
 
 
+def test_a_frame_goes_before_what_all_share(tmp_path: Path) -> None:
+    """Against the standard both may hold a group: the nearer one counts."""
+
+    def measure(frame: Dataset, number: int) -> None:
+        del number
+        frame.PixelMeasuresSequence = Sequence([Dataset()])
+        frame.PixelMeasuresSequence[0].PixelSpacing = [2.0, 2.5]
+
+    stored, positions = repeated(1)
+    write_enhanced(tmp_path / "e.dcm", stored, positions, change=measure)
+    assert find_series(tmp_path).series[0].geometry.spacing == pytest.approx((2.5, 2.0, 3.0))
+
+
 def test_enhanced_with_fewer_groups_than_frames(tmp_path: Path) -> None:
     stored, positions = repeated(1)
     write_enhanced(tmp_path / "e.dcm", stored, positions[:-1])

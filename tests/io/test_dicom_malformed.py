@@ -272,6 +272,25 @@ def test_messages_hold_no_identifier(
     assert any(reference_of(paths[1]) in str(item) for item in report.set_aside)
 
 
+def test_pydicom_does_not_quote_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A name where a UID should be: pydicom warns and logs, and both quote it."""
+    content = (TEST_FILES / "MR_small.dcm").read_bytes()
+    syntax = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0"
+    assert syntax in content
+    (tmp_path / "x.dcm").write_bytes(content.replace(syntax, syntax[:8] + b"Quill^Rosa^^^^^^^^^^"))
+    caplog.set_level("DEBUG")
+    with pytest.warns(UserWarning, match="Quill"):
+        pydicom.dcmread(tmp_path / "x.dcm", force=True)
+    assert "Quill" in caplog.text
+    recwarn.clear()
+    caplog.clear()
+    find_series(tmp_path)
+    assert not any("Quill" in str(warning.message) for warning in recwarn)
+    assert "Quill" not in caplog.text
+
+
 def test_same_identity_other_pixels_is_no_duplicate(tmp_path: Path) -> None:
     paths = write_series(tmp_path, phantom(4))
     twin = pydicom.dcmread(paths[2])

@@ -260,7 +260,8 @@ def _check_ratio(pixels: PixelFormat, present: int) -> None:
     """Refuse a claim that no encoder can have fulfilled in the bytes that are there."""
     most = RLE_RATIO if pixels.transfer_syntax == RLE else MOST_RATIO
     if pixels.native_bytes > most * present:
-        text = f"{human_bytes(pixels.native_bytes)} of voxels declared in {human_bytes(present)} of compressed data: wrong, or cut short"
+        declared, there = human_bytes(pixels.native_bytes), human_bytes(present)
+        text = f"{declared} of voxels declared in {there} of compressed data: wrong, or cut short"
         raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
 
 

@@ -37,7 +37,7 @@ def index(
     """Read the headers of files and of everything below folders, up to the pixels.
 
     Results come in the order of the paths, whatever the number of workers. Nothing is held but what the caller
-    keeps: a classic file's record takes about a kilobyte.
+    keeps: a classic file's record takes about two kilobytes.
 
     Args:
         paths: A file or folder, or several. Links to folders are not followed.
