@@ -378,7 +378,7 @@ def test_folders_deeper_than_the_stack(tmp_path: Path, monkeypatch: pytest.Monke
     write_series(tmp_path / "series", phantom(3))
     with monkeypatch.context() as context:
         context.chdir(tmp_path)
-        for _ in range(1500):  # a path this long can only be made piece by piece
+        for _ in range(1100):  # a path this long can only be made piece by piece
             Path("d").mkdir()
             context.chdir("d")
     try:

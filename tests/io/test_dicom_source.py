@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence
 
 from medidiff.io.dicom import source
 from medidiff.io.dicom.source import Source, open_source
+from medidiff.io.dicom.walk import walk
 from tests.io.dicom_series import TEST_FILES, phantom, write_series
 
 FILES = sorted(path for path in TEST_FILES.glob("*.dcm") if path.stat().st_size > 0)
@@ -20,11 +21,11 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Source, Source] |
     """The file read quickly and by pydicom; None where only pydicom reads it, or nothing does."""
     size = path.stat().st_size
     with path.open("rb", buffering=0) as stream:
-        quick = source._walk(stream, size)
-    if quick is None:
-        return None
+        if walk(stream) is None:
+            return None
+    quick = open_source(str(path), size)
     with monkeypatch.context() as context:
-        context.setattr(source, "_walk", lambda stream, size: None)
+        context.setattr(source, "walk", lambda stream: None)
         return quick, open_source(str(path), size)
 
 

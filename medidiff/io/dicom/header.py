@@ -12,16 +12,9 @@ from medidiff.io.dicom import enhanced, marks, tiles
 from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.model import NO_UID, InstanceHeader, Layout, PixelFormat, Plane
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside, reference_of
-from medidiff.io.dicom.source import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
-    UNDEFINED,
-    Place,
-    Source,
-    open_source,
-)
+from medidiff.io.dicom.source import Source, open_source
 from medidiff.io.dicom.values import Header, seconds_of
+from medidiff.io.dicom.walk import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, UNDEFINED, Place
 from medidiff.io.safety import human_bytes
 
 # Bytes after the pixels that are mere padding. More of them may mean that Rows or Columns is wrong.

@@ -1,10 +1,4 @@
-"""From a file to its elements: where each lies, without reading the pixels.
-
-Two ways give the same result. Most files of a heap are little endian with a plain list of elements before the
-pixels; those are walked over in one buffer, values left where they are. Everything else (sequences of undefined
-length that have to be parsed to find their end, big endian, deflated, out of order, without preamble, damaged) goes
-through pydicom, which is three times slower a file and knows all of it.
-"""
+"""From a file to its elements, without the pixels: the quick way where it is plain, by pydicom elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,52 +18,27 @@ from medidiff.io.dicom import tags as t
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
 from medidiff.io.dicom.values import Header
+from medidiff.io.dicom.walk import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    LONG_VRS,
+    LONGEST_ELEMENT,
+    MOST_ELEMENTS,
+    PIXEL_TAGS,
+    UNDEFINED,
+    Place,
+    walk,
+)
 from medidiff.io.safety import GIB, human_bytes
 
-# A header element beyond this is a document or a private blob; it is skipped, not read.
-LONGEST_ELEMENT = 64 * 1024**2
 # A deflated dataset is inflated whole, so a small file must not become more than this.
 LONGEST_INFLATED = 1 * GIB
-# Scanners write a few hundred elements at the top level.
-MOST_ELEMENTS = 50_000
 # Reads of pydicom in one header, about two an element: 10,000 frames with 100 elements each stay below.
 MOST_READS = 4_000_000
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-UNDEFINED = 0xFFFFFFFF
-
-PIXEL_TAGS = frozenset({t.PIXEL_DATA, t.FLOAT_PIXEL_DATA, t.DOUBLE_FLOAT_PIXEL_DATA})
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_SHORT_VRS = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
-    | {b"ST", b"TM", b"UI", b"UL", b"US"}
-)
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
-# Sequences whose items we look into: pydicom parses those.
-_LOOKED_INTO = frozenset({t.SHARED_GROUPS, t.PER_FRAME_GROUPS, t.REAL_WORLD_MAPPING, t.DIRECTORY_RECORDS})
-_UIH_GROUP = 0x0065
-_ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
-_DEEPEST = 16
-_FIRST_READ = 32 * 1024
-_LONGEST_WALK = 16 * 1024**2
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pixel element's value lies.
-
-    Args:
-        tag: Which of the three pixel elements.
-        offset: Of the value, bytes from the start of the content.
-        length: Of the value; ``UNDEFINED`` for encapsulated pixels.
-    """
-
-    tag: int
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +78,9 @@ def open_source(path: str, size: int) -> Source:
         SeriesRefused: not DICOM, an archive, damaged, or larger than sense allows.
     """
     with Path(path).open("rb", buffering=0) as unbuffered:
-        quick = _walk(unbuffered, size)
+        quick = walk(unbuffered)
     if quick is not None:
-        return quick
+        return Source(quick.header, quick.media_class, quick.syntax, True, True, quick.place, size)
     dataset, stream = open_dataset(path)
     with stream:
         place = _pixels_at(dataset, stream)
@@ -168,171 +136,6 @@ class _Bounded(io.BufferedReader):
         if self.left < 0:
             raise SeriesRefused(Reason.DAMAGED, f"the header takes more than {MOST_READS} reads")
         return super().read(size)
-
-
-class _Element:
-    """A value where it lies in the buffer, in the shape of pydicom's raw elements."""
-
-    __slots__ = ("VR", "is_little_endian", "value")
-
-    def __init__(self, vr: str | None, value: bytes) -> None:
-        self.VR = vr
-        self.value = value
-        self.is_little_endian = True
-
-
-class _Elements(Mapping[int, _Element]):
-    """Elements by tag, cut out of the buffer when asked for."""
-
-    __slots__ = ("_buffer", "_places")
-
-    def __init__(self, buffer: bytes, places: dict[int, tuple[bytes, int, int]]) -> None:
-        self._buffer = buffer
-        self._places = places
-
-    def __getitem__(self, tag: int) -> _Element:
-        vr, start, length = self._places[tag]
-        return _Element(vr.decode("ascii") if vr else None, self._buffer[start : start + length])
-
-    def __contains__(self, tag: object) -> bool:
-        return tag in self._places
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-class _Walker:
-    """Steps over elements in a buffer that grows as it is needed. ``None`` from any step means: leave it to pydicom."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.buffer = stream.read(_FIRST_READ)
-
-    def reach(self, end: int) -> bool:
-        """Whether the buffer holds bytes up to ``end``, after reading on if it must."""
-        if len(self.buffer) < end <= _LONGEST_WALK:
-            # Twice as much each time: a long header is copied a few times, not thousands.
-            self.buffer += self._stream.read(max(end - len(self.buffer), len(self.buffer)))
-        return end <= len(self.buffer)
-
-    def meta(self) -> tuple[dict[int, bytes], int] | None:
-        """Values of the file meta information, and where the dataset begins."""
-        if self.buffer[128:132] != b"DICM":
-            return None
-        found: dict[int, bytes] = {}
-        at = 132
-        while self.buffer[at : at + 2] == b"\x02\x00" and self.reach(at + 12):
-            step = self.explicit(at)
-            if step is None:
-                return None
-            _, start, length = step
-            if length > _FIRST_READ or not self.reach(start + length):
-                return None
-            found[0x00020000 | self.buffer[at + 2] | self.buffer[at + 3] << 8] = self.buffer[start : start + length]
-            at = start + length
-        return found, at
-
-    def explicit(self, at: int) -> tuple[bytes, int, int] | None:
-        """VR, start and length of the value of the element at ``at``."""
-        buffer = self.buffer
-        vr = buffer[at + 4 : at + 6]
-        if vr in _SHORT_VRS:
-            return vr, at + 8, buffer[at + 6] | buffer[at + 7] << 8
-        if vr in _LONG_VRS:
-            return vr, at + 12, _LENGTH.unpack_from(buffer, at + 8)[0]
-        return None
-
-    def implicit(self, at: int) -> tuple[bytes, int, int] | None:
-        """As ``explicit``, with no VR in the file."""
-        return b"", at + 8, _LENGTH.unpack_from(self.buffer, at + 4)[0]
-
-    def past_sequence(self, at: int, step_over: _Step, depth: int = 0) -> int | None:
-        """The end of a sequence of undefined length whose first item begins at ``at``."""
-        for _ in range(MOST_ELEMENTS):
-            if depth > _DEEPEST or not self.reach(at + 8):
-                return None
-            tag, length = self.buffer[at : at + 4], _LENGTH.unpack_from(self.buffer, at + 4)[0]
-            at += 8
-            if tag == _SEQUENCE_END:
-                return at
-            if tag != _ITEM:
-                return None
-            if length != UNDEFINED:
-                at += length
-                continue
-            after = self._past_item(at, step_over, depth)
-            if after is None:
-                return None
-            at = after
-        return None
-
-    def _past_item(self, at: int, step_over: _Step, depth: int) -> int | None:
-        """The end of an item of undefined length whose first element begins at ``at``."""
-        for _ in range(MOST_ELEMENTS):
-            if not self.reach(at + 12):
-                return None
-            if self.buffer[at : at + 4] == _ITEM_END:
-                return at + 8
-            step = step_over(at)
-            if step is None:
-                return None
-            vr, start, length = step
-            after: int | None = start + length
-            if length == UNDEFINED:
-                after = self.past_sequence(start, step_over, depth + 1) if vr in (b"SQ", b"") else None
-            if after is None:
-                return None
-            at = after
-        return None
-
-
-_Step = Callable[[int], tuple[bytes, int, int] | None]
-_LENGTH = struct.Struct("<I")
-_TAG = struct.Struct("<HH")
-
-
-def _walk(stream: Any, size: int) -> Source | None:
-    """Walk over a plain file's elements up to its pixels; None where pydicom should have a look."""
-    walker = _Walker(stream)
-    began = walker.meta()
-    if began is None:
-        return None
-    meta, at = began
-    syntax = meta.get(t.TRANSFER_SYNTAX_UID, b"").strip(b"\0 ").decode("ascii", "replace")
-    if syntax in ("", DEFLATED, EXPLICIT_BIG) or not syntax.startswith("1.2.840.10008.1.2"):
-        return None
-    step_over = walker.implicit if syntax == IMPLICIT_LITTLE else walker.explicit
-    places: dict[int, tuple[bytes, int, int]] = {}
-    last, most = 0, MOST_ELEMENTS
-    while len(places) < most and walker.reach(at + 12):
-        group, element = _TAG.unpack_from(walker.buffer, at)
-        tag = (group << 16) | element
-        step = step_over(at)
-        # Tags ascend in a sound file; a length that leads nowhere is seen when the next one does not.
-        if step is None or tag <= last or tag in _LOOKED_INTO:
-            return None
-        _, start, length = step
-        if tag in PIXEL_TAGS:
-            header = Header.of_elements(_Elements(walker.buffer, places))
-            media_class = meta.get(t.MEDIA_SOP_CLASS_UID, b"").strip(b"\0 ").decode("ascii", "replace")
-            return Source(header, media_class, syntax, True, True, Place(tag, start, length), size)
-        if length == UNDEFINED and step[0] == b"SQ" and group != _UIH_GROUP:
-            end = walker.past_sequence(start, step_over)
-            if end is None:
-                return None
-            places[tag] = (b"SQ", start, 0)
-            last, at = tag, end
-            continue
-        if length > LONGEST_ELEMENT or (group == _UIH_GROUP and step[0] in (b"SQ", b"UN", b"")):
-            return None
-        if not walker.reach(start + length):
-            return None
-        places[tag] = step
-        last, at = tag, start + length
-    return None
 
 
 def _pixels_at(dataset: FileDataset, stream: BinaryIO) -> Place | None:
@@ -399,7 +202,7 @@ def _is_deflated(stream: BinaryIO) -> bool:
             raise SeriesRefused(Reason.DAMAGED, "zeros where the dataset should begin; copy or export the file again")
         if len(head) < 12 or head[:2] != b"\x02\x00":
             return False
-        if head[4:6] in _LONG_VRS:
+        if head[4:6] in LONG_VRS:
             start, (length,) = at + 12, struct.unpack("<I", head[8:12])
         else:
             start, (length,) = at + 8, struct.unpack("<H", head[6:8])
