@@ -44,7 +44,9 @@ def write_figure(rows: Sequence[Row], about: Mapping[str, str], out: Path) -> No
             axes.set_ylabel("PSNR gain (dB)")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#e6e8eb")
-            axes.set_xticks(sorted({float(r["factor"]) for r in rows}))
+            factors = sorted({float(r["factor"]) for r in rows})
+            axes.set_xticks(factors)
+            axes.set_xlim(factors[0] - 0.4, factors[-1] + 0.4)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     buffer = io.BytesIO()
@@ -106,7 +108,7 @@ def _scores_table(rows: Sequence[Row], about: str) -> list[str]:
         unit = f"{rows[0]['blocks']} {unit}s of one person"
         size = f"{int(rows[0]['voxels']):,} voxels, range {float(rows[0]['data_range']):.4g}"
     text = (
-        f"{about}; {size}; mean over axes {', '.join(_ordered(rows, 'axis'))}, inside the head. Gain: over {BASELINE}, "
+        f"{about}; {size}; mean over axes {', '.join(_ordered(rows, 'axis'))}, inside the mask. Gain: over {BASELINE}, "
         f"with its 95% bootstrap interval over {unit}; least: the worst single case. The ceiling is what the truth's "
         "own noise allows."
     )
