@@ -162,9 +162,10 @@ def reconstruct(
     check_restorable(volume, source)
     if plan.stages:
         _check_prior(volume, source, path)
+    device = choose_device(options.device)
     if on_plan is not None:
         on_plan(plan)
-    run, about = _restored(volume, plan, path, options, on_progress)
+    run, about = _restored(volume, plan, path, device, options, on_progress)
     record = about | {
         "plan": list(plan.words),
         "warnings": list(plan.warnings),
@@ -218,7 +219,12 @@ def _check_prior(volume: Volume, source: Path, model: Path) -> None:
 
 
 def _restored(
-    volume: Volume, plan: Plan, path: Path, options: ReconstructOptions, on_progress: OnProgress | None
+    volume: Volume,
+    plan: Plan,
+    path: Path,
+    device: torch.device,
+    options: ReconstructOptions,
+    on_progress: OnProgress | None,
 ) -> tuple[Run, dict[str, Any]]:
     """The arrays, and how they came about."""
     import torch
@@ -226,7 +232,6 @@ def _restored(
     from medidiff.diffusion.checkpoint import file_hash, load_model
     from medidiff.restoration import Settings, run_plan, unchanged
 
-    device = choose_device(options.device)
     about = {
         "medidiff": __version__,
         "python": platform.python_version(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,9 +57,19 @@ def check_targets(volumes: Iterable[Path], others: Iterable[Path], source: Path 
             raise OutputError(f"cannot write {path}: it is a folder; name a file")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"cannot write {path}: no permission to write in {folder}; choose another place")
+        if _too_long(path):
+            raise OutputError(f"cannot write {path.name[:40]}...: the name is too long")
         real = os.path.realpath(path)
         if source is not None and exists(source) and real == os.path.realpath(source):
             raise OutputError(f"cannot write {path}: it is the input; choose another name")
         if real in taken:
             raise OutputError(f"cannot write {path}: two results would have this name; choose another for one of them")
         taken.add(real)
+
+
+def _too_long(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
