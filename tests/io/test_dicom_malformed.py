@@ -227,6 +227,18 @@ def test_one_bad_file_does_not_stop_the_heap(tmp_path: Path) -> None:
     assert report.reasons() == Counter({Reason.DAMAGED: 1, Reason.NOT_DICOM: 1, Reason.UNREADABLE: 1})
 
 
+def test_names_that_lead_nowhere(tmp_path: Path) -> None:
+    """Circular and broken links, a link to a folder, and names that no file can have."""
+    write_series(tmp_path / "heap" / "series", phantom(3))
+    for name, target in {"circle": "circle", "broken": "nowhere", "up": ".."}.items():
+        (tmp_path / "heap" / name).symlink_to(target)
+    report = find_series(tmp_path / "heap")
+    assert len(report.series) == 1
+    assert report.reasons() == Counter({Reason.UNREADABLE: 3})
+    for name in ("x" * 5000, "a\0b", str(tmp_path / "heap" / "circle")):
+        assert find_series(name).reasons() == Counter({Reason.UNREADABLE: 1})
+
+
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from medidiff.io.dicom.header import read_header
 from medidiff.io.dicom.model import InstanceHeader
@@ -63,15 +63,24 @@ def walk(paths: PathLike | Iterable[PathLike]) -> Iterator[str | SetAside]:
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     for path in listed:
         name = os.fspath(path)
-        if Path(name).is_dir():
+        kind = _kind(name)
+        if kind == stat.S_IFDIR:
             yield from _walk_folder(name)
-        elif not Path(name).exists():
+        elif kind == stat.S_IFREG:
+            yield name
+        elif kind is None:
             yield SetAside(name, Reason.UNREADABLE, "there is no such file or folder")
-        elif not Path(name).is_file():
+        else:
             # A named pipe would be waited for without end.
             yield SetAside(name, Reason.UNREADABLE, "neither a file nor a folder")
-        else:
-            yield name
+
+
+def _kind(path: str) -> int | None:
+    """What a path leads to; None for nothing (a broken or circular link, an impossible name)."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116 - a string may be no valid Path
+    except (OSError, ValueError):
+        return None
 
 
 def _walk_folder(folder: str) -> Iterator[str | SetAside]:
@@ -89,7 +98,7 @@ def _walk_folder(folder: str) -> Iterator[str | SetAside]:
         for entry in listed:
             if entry.is_dir(follow_symlinks=False):
                 below.append(entry.path)
-            elif entry.is_file():
+            elif entry.is_file(follow_symlinks=False) or _kind(entry.path) == stat.S_IFREG:
                 yield entry.path
             else:
                 text = "a broken link, a link to a folder, or no plain file"
