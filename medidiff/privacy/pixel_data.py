@@ -80,9 +80,9 @@ def decode(source: Dataset, max_bytes: int) -> tuple[Array, dict[str, Any]]:
             return _float_pixels(source, keyword, dtype)
     try:
         syntax = source.file_meta.TransferSyntaxUID
-        compressed = bool(syntax.is_compressed) and syntax != "1.2.840.10008.1.2.1.99"
+        compressed = bool(syntax.is_encapsulated)
         options: Any = {} if compressed else {"allow_excess_frames": False}
-        pixels, found = get_decoder(syntax if compressed else _native(source)).as_array(source, raw=True, **options)
+        pixels, found = get_decoder(syntax).as_array(source, raw=True, **options)
     except Exception as error:  # decoders of five libraries raise whatever they like
         raise CannotClean("pixels-undecodable", "the pixel data does not decode; a viewer may say more") from error
     return _described(np.array(pixels), source, dict(found), compressed)
@@ -103,16 +103,10 @@ def _declared_bytes(source: Dataset) -> int:
     return frames * rows * columns * int(source.get("SamplesPerPixel", 1) or 1) * bits // 8
 
 
-def _native(source: Dataset) -> Any:
-    """The plain transfer syntax of uncompressed data (a deflated dataset holds plain pixels once it is read)."""
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    syntax = source.file_meta.TransferSyntaxUID
-    return ExplicitVRLittleEndian if syntax == "1.2.840.10008.1.2.1.99" else syntax
-
-
 def _described(pixels: Array, source: Dataset, found: dict[str, Any], compressed: bool) -> tuple[Array, dict[str, Any]]:
     photometric = str(found.get("photometric_interpretation", source.PhotometricInterpretation))
+    if photometric in ("YBR_FULL_422", "YBR_PARTIAL_422"):  # decoders give every pixel its own colour
+        photometric = photometric.removesuffix("_422").replace("PARTIAL", "FULL")
     if photometric not in _PHOTOMETRIC:
         raise CannotClean("pixels-undescribed", "the photometric interpretation is not one that DICOM defines")
     samples = int(found.get("samples_per_pixel", 1))

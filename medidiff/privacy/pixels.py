@@ -8,6 +8,7 @@ never let through.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -30,10 +31,7 @@ Views = Callable[[], list[Array]]
 # Pictures of a screen: text is part of them.
 _SCREENS = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.6.", "1.2.840.10008.5.1.4.1.1.3.")
 # Radiographs and scouts: annotations are often burned in.
-_RADIOGRAPHS = (
-    "1.2.840.10008.5.1.4.1.1.1",
-    "1.2.840.10008.5.1.4.1.1.20",
-)  # fmt: skip
+_RADIOGRAPHS = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:1|12|13|20)(?:\..*)?")
 _PAGES = {"DOSE_INFO", "PATIENT_INFO", "DOSE", "REPORT", "CSA REPORT", "SCREEN SAVE", "RESULTS"}
 _SCREEN_SHARE = 0.35
 _ROUNDS = 4
@@ -158,7 +156,7 @@ def _find(
             ]
     shape = views[0].shape
     accepted = [word for word in words if _accepted(word, lines, kind, names)]
-    regions = [_grown(_on_line(word, lines), shape) for word in accepted]
+    regions = [_grown(_on_line(word, lines), shape) for word in _best_read(accepted)]
     for line in lines:
         if (
             _covers_any(line.box, regions)
@@ -171,6 +169,17 @@ def _find(
     return _Found(merged, [] if kind.screen else unread)
 
 
+def _best_read(words: list[ocr.Word]) -> list[ocr.Word]:
+    """Without unsure readings of what was read well in another picture: their boxes are often too large."""
+    kept: list[ocr.Word] = []
+    for word in sorted(words, key=lambda item: -item.confidence):
+        box = (word.row0, word.row1, word.column0, word.column1)
+        covered = any(_overlap(box, (other.row0, other.row1, other.column0, other.column1)) > 0.6 for other in kept)
+        if word.confidence > 70 or not covered:
+            kept.append(word)
+    return kept
+
+
 def _on_line(word: ocr.Word, lines: list[TextLine]) -> Region:
     """Where a word is: its columns, and the rows of the line it stands on, which the other finder knows to the pixel."""
     box = (word.row0, word.row1, word.column0, word.column1)
@@ -179,10 +188,7 @@ def _on_line(word: ocr.Word, lines: list[TextLine]) -> Region:
     if not on:
         return box
     best = max(on, key=lambda line: min(box[3], line.column1) - max(box[2], line.column0))
-    near = 2.5 * (best.row1 - best.row0)
-    left = best.column0 if abs(word.column0 - best.column0) < near else word.column0
-    right = best.column1 if abs(word.column1 - best.column1) < near else word.column1
-    return best.row0, best.row1, min(left, right - 1), right
+    return best.row0, best.row1, word.column0, word.column1
 
 
 def _is_strong(line: TextLine) -> bool:
@@ -220,7 +226,7 @@ def _kind_of(source: Dataset) -> _Kind:
     said = str(source.get("BurnedInAnnotation", "") or "").upper() == "YES"
     scout = bool(image_type & {"LOCALIZER", "SCOUT", "SURVIEW"}) and str(source.get("Modality", "")) != "MR"
     captured = "ConversionType" in source or "SecondaryCaptureDeviceManufacturer" in source
-    risky = screen or said or scout or captured or sop_class.startswith(_RADIOGRAPHS)
+    risky = screen or said or scout or captured or _RADIOGRAPHS.fullmatch(sop_class) is not None
     return _Kind(screen, risky)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom.datadict import DicomDictionary, RepeatersDictionary
 from pydicom.uid import UID_dictionary
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import PersonName, format_number_as_ds
 
 NUMERIC_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "DS", "IS", "AT"})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT"})
@@ -52,7 +52,7 @@ def as_list(value: Any) -> list[Any]:
     """One value or several as a list; nothing as an empty one."""
     if value is None or (isinstance(value, (str, bytes)) and not value):
         return []
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, PersonName)) or not isinstance(value, Iterable):  # a PersonName iterates letters
         return [value]
     return list(value)
 

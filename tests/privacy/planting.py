@@ -82,9 +82,14 @@ class Planter:
             day = date.fromordinal(self.random.randrange(date(1957, 1, 1).toordinal(), date(1958, 1, 1).toordinal()))
             return self._noted(day.strftime("%Y%m%d"), place)
         if vr == "TM":
-            return self._noted(f"{self.random.randrange(24):02d}{self.random.randrange(60):02d}17.{self.random.randrange(10**5):06d}", place)
+            return self._noted(
+                f"{self.random.randrange(24):02d}{self.random.randrange(60):02d}17.{self.random.randrange(10**5):06d}",
+                place,
+            )
         if vr == "DT":
-            return self._noted(f"1957{self.random.randrange(1, 13):02d}03040506.{self.random.randrange(10**6):06d}", place)
+            return self._noted(
+                f"1957{self.random.randrange(1, 13):02d}03040506.{self.random.randrange(10**6):06d}", place
+            )
         if vr in ("OB", "UN", "OW"):
             text = self.sentence(place).encode()
             return text + b" " * (len(text) % 2)
@@ -139,10 +144,23 @@ class Planter:
     def plant_private(self, ds: Dataset, place: str) -> None:
         """Unknown and known creators, in blocks that are not where they usually are."""
         creators = ["SIEMENS MR HEADER", "Philips MR Imaging DD 001", "GEMS_PARM_01", self.word("private creator")]
-        for group, creator in ((0x0019, creators[0]), (0x2005, creators[1]), (0x0043, creators[2]), (0x0099, creators[3])):
+        for group, creator in (
+            (0x0019, creators[0]),
+            (0x2005, creators[1]),
+            (0x0043, creators[2]),
+            (0x0099, creators[3]),
+        ):
             ds.add_new((group << 16) | 0x0010, "LO", self.word("other creator"))
             ds.add_new((group << 16) | 0x0037, "LO", creator)
-            for offset, vr in ((0x0A, "LO"), (0x0C, "UN"), (0x0D, "LT"), (0x0E, "OB"), (0x39, "LO"), (0x77, "PN"), (0x78, "DA")):
+            for offset, vr in (
+                (0x0A, "LO"),
+                (0x0C, "UN"),
+                (0x0D, "LT"),
+                (0x0E, "OB"),
+                (0x39, "LO"),
+                (0x77, "PN"),
+                (0x78, "DA"),
+            ):
                 ds.add_new((group << 16) | 0x3700 | offset, vr, self.value(vr, f"{place} > private {group:04x}"))
         ds.add_new(0x00990010, "LO", self.word("creator"))
         ds.add_new(0x00991001, "SQ", [Dataset()])
@@ -153,7 +171,9 @@ class Planter:
             label = 0x2500 if group < 0x6000 else 0x1500
             ds.add_new((group << 16) | label, "LO", self.word(f"repeating {group:04x}"))
             ds.add_new((group << 16) | 0x3000, "OB", self.value("OB", f"repeating data {group:04x}"))
-            ds.add_new((group << 16) | (0x0022 if group < 0x6000 else 0x4000), "LO", self.word(f"repeating {group:04x}"))
+            ds.add_new(
+                (group << 16) | (0x0022 if group < 0x6000 else 0x4000), "LO", self.word(f"repeating {group:04x}")
+            )
         ds.add_new(0xFFFCFFFC, "OB", self.value("OB", "trailing padding"))
         ds.add_new(0x40004000, "LT", self.sentence("comment group"))
         ds.add_new(0x00110001, "LO", self.word("private without a block"))
@@ -161,7 +181,11 @@ class Planter:
 
     def plant_meta(self, ds: Dataset) -> None:
         meta = ds.file_meta
-        for keyword in ("SourceApplicationEntityTitle", "SendingApplicationEntityTitle", "ReceivingApplicationEntityTitle"):
+        for keyword in (
+            "SourceApplicationEntityTitle",
+            "SendingApplicationEntityTitle",
+            "ReceivingApplicationEntityTitle",
+        ):
             setattr(meta, keyword, self.word(keyword).upper())
         meta.PrivateInformationCreatorUID = self.value("UI", "PrivateInformationCreatorUID")
         meta.PrivateInformation = self.value("OB", "PrivateInformation")
