@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,36 @@ def test_mosaic_without_csa_header(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.data[0].transpose(2, 1, 0), tiles)
     np.testing.assert_allclose(volume.geometry.origin, (-1.0, -2.0, 3.0))
     assert volume.geometry.spacing == pytest.approx((1.25, 1.5, 3.0))
+
+
+def csa_header(**elements: list[float]) -> bytes:
+    """A Siemens CSA2 header with the given elements, as nibabel documents the format."""
+    content = b"SV10\4\3\2\1" + struct.pack("<II", len(elements), 77)
+    for name, values in elements.items():
+        content += struct.pack("<64si4siii", name.encode(), len(values), b"FD", 4, len(values), 77)
+        for value in values:
+            text = f"{value:.8f}".encode() + b"\0"
+            content += struct.pack("<4i", len(text), len(text), 77, len(text)) + text + bytes(-len(text) % 4)
+    return content
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_slice_times_follow_the_slices(against: bool, tmp_path: Path) -> None:
+    """Times are listed by tile; where tiles run against the normal, k runs against the tiles."""
+    tiles = phantom(5)
+    times = [0.0, 100.0, 200.0, 300.0, 400.0]
+    csa = csa_header(SliceNormalVector=[0.0, 0.0, -1.0 if against else 1.0], MosaicRefAcqTimes=times)
+
+    def lay(dataset: Dataset, k: int) -> None:
+        del k
+        siemens_mosaic(dataset, tiles)
+        dataset.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa)
+
+    write_series(tmp_path, phantom(1), change=lay)
+    (plan,) = find_series(tmp_path).series
+    first = load(plan).data[0, :, :, 0].T
+    np.testing.assert_array_equal(first, tiles[4 if against else 0])
+    assert plan.facts.slice_timing[0] == pytest.approx(0.4 if against else 0.0)
 
 
 def test_mosaic_whose_tiles_do_not_fit(tmp_path: Path) -> None:

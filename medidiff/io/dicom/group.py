@@ -134,6 +134,9 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
     lone = len(stack.order) == 1
     declared = frames[0].slots[0].plane.gap
     facts = _facts(first)
+    if len(facts.slice_timing) == len(first.planes) == len(stack.order):
+        # Vendors list times by tile, and tiles may run against the normal.
+        facts = replace(facts, slice_timing=tuple(facts.slice_timing[slot.plane.index] for slot in ordered[0].slots))
     if facts.gantry_tilt and abs(facts.gantry_tilt) > 0.5 and not stack.is_tilted and not lone:
         notes.append(f"the header states a gantry tilt of {facts.gantry_tilt:g} degrees, the positions show none")
     plan = SeriesPlan(
