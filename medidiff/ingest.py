@@ -22,6 +22,7 @@ from medidiff.config import Config
 from medidiff.data.manifest import split_of
 from medidiff.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, InputError
 from medidiff.ingestion.heap import Heap
+from medidiff.ingestion.lines import APART, NOT_RETRIEVED, FileLine
 from medidiff.ingestion.quality import QualityGate
 from medidiff.ingestion.runner import Runner
 from medidiff.ingestion.series import Tools
@@ -243,11 +244,13 @@ def _fetch(remote: list[str], heap: Heap, work: Path, spool: Spool, tell: OnProg
     """Bring what servers have into the private work folder."""
     if not remote:
         return
-    from medidiff.io.pacs import fetch
+    from medidiff.io.pacs import fetch, parse_address
 
     for number, address in enumerate(remote):
         folder = work / f"fetched-{number:03d}"
         folder.mkdir(mode=0o700)
-        fetch(address, folder, on_progress=tell)
-        heap.stage(folder, address.split("?", 1)[0])
-    del spool
+        report = fetch(address, folder, on_progress=tell)
+        server = str(parse_address(address))
+        for uid, why in report.failures:
+            spool.add_line(FileLine(heap.token(f"{server}!{uid}"), APART, NOT_RETRIEVED, why))
+        heap.stage(folder, server)

@@ -17,7 +17,10 @@ from medidiff.cli import boundary, console
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
 from medidiff.cli.info import info
+from medidiff.cli.ingest import ingest
+from medidiff.cli.listen import listen
 from medidiff.cli.models import models
+from medidiff.cli.privacy import audit_phi, deidentify
 from medidiff.cli.reconstruct import reconstruct
 from medidiff.cli.train import train
 
@@ -64,6 +67,10 @@ app.command()(demo)
 app.command()(info)
 app.command()(models)
 app.command()(train)
+app.command()(ingest)
+app.command()(deidentify)
+app.command(name="audit-phi")(audit_phi)
+app.command()(listen)
 app.add_typer(config_app, name="config")
 
 

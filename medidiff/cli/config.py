@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medidiff.config import Config
 
 # Where the schema of each `kind:` lives; loaded when a file of that kind is.
-SCHEMAS = {"train": "medidiff.train:TrainConfig"}
+SCHEMAS = {"train": "medidiff.train:TrainConfig", "ingest": "medidiff.ingest:IngestOptions"}
 
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 

@@ -1,7 +1,6 @@
 """Whether a face may be seen in a volume, and the volume without it.
 
-What a header says about the body part decides first, then what a face needs to be seen at all: 40 mm of height and of
-depth. Where both leave it open the brain is looked for, and a scan in which a head is likely but no brain is found is
+What a header says about the body part decides first, then what a face needs to be rendered: 40 mm along every axis. Where both leave it open the brain is looked for, and a scan in which a head is likely but no brain is found is
 set apart: nobody could say where its face is.
 """
 
@@ -22,7 +21,7 @@ from medidiff.volume import Modality, Volume
 
 BodyPart = Literal["auto", "head", "other"]
 
-# A profile or a rendering needs this much of a head, mm.
+# A rendering needs this much of a head along every axis, mm.
 SMALLEST_FACE_MM = 40.0
 # Wider than any head with its ears: a trunk is in view.
 TRUNK_MM = 260.0
@@ -77,9 +76,11 @@ def _no_face(volume: Volume, body_part: str, stated: BodyPart) -> str:
     if stated != "head" and body_part and not _says_head(body_part):
         return "the header names another body part"
     upright, _, _ = volume.geometry.reoriented()
-    _, depth, height = upright.extent
+    width, depth, height = upright.extent
     if min(depth, height) < SMALLEST_FACE_MM:
         return "too small a field of view for a face"
+    if width < SMALLEST_FACE_MM:
+        return "a slab too thin to render a face; its outline may be seen from the side"
     if volume.modality is Modality.LABEL and _label_ml(volume) < LARGEST_BRAIN_ML:
         return "a label map no larger than a brain"
     return ""

@@ -12,7 +12,7 @@ from medidiff.export.bids import Contrast, Kind, kind_of_mr
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
 from medidiff.io.dicom import ReadPolicy, SeriesPlan, find_series, load
-from medidiff.privacy.deidentify import deidentify_dataset, write_clean
+from medidiff.privacy.deidentify import deidentify_dataset, quiet_pydicom, write_clean
 from medidiff.privacy.deidentify_tree import read_for_cleaning
 from medidiff.privacy.identity import identity_of
 from medidiff.privacy.keys import PrivacyKey
@@ -122,9 +122,10 @@ def clean_series(plan: SeriesPlan, tools: Tools) -> tuple[Candidate, frozenset[s
 
 def _clean_file(path: Path, number: int, folder: Path, done: _Cleaned, tools: Tools) -> None:
     try:
-        source = read_for_cleaning(path, tools.policy)
-        identity = identity_of(source)
-        result = deidentify_dataset(source, tools.policy, tools.key)
+        with quiet_pydicom():
+            source = read_for_cleaning(path, tools.policy)
+            identity = identity_of(source)
+            result = deidentify_dataset(source, tools.policy, tools.key)
     except CannotClean as error:
         raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}") from error
     except Exception as error:  # what a hostile header can raise in pydicom has no end
