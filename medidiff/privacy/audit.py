@@ -230,35 +230,35 @@ def _search_inside(
 
 
 def _unpacked(data: bytes, name: str, unsearched: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+    """What is packed in bytes, one part at a time; what cannot be opened is noted as not searched."""
     try:
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=BytesIO(data)) as stream:
-                content = stream.read(_MAX_UNPACKED + 1)
-                header = data[:512]  # the stored file name and comment are plain bytes, searched already
-                del header
-            yield f"{name}!gz", content
+                yield f"{name}!gz", stream.read(_MAX_UNPACKED)
         elif data[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(BytesIO(data)) as archive:
-                for member in archive.infolist():
-                    if member.file_size > _MAX_UNPACKED:
-                        unsearched.append((f"{name}!member", "larger than can be searched inside"))
-                    elif not member.is_dir():
-                        yield (
-                            f"{name}!{archive.infolist().index(member)}",
-                            member.filename.encode() + b"\0" + archive.read(member),
-                        )
+            yield from _zip_members(data, name, unsearched)
         elif data[:8] == b"\x89PNG\r\n\x1a\n":
             for kind, body in _png_chunks(data):
                 if kind in (b"zTXt", b"iTXt", b"iCCP"):
-                    start = body.find(b"x")
-                    yield f"{name}!{kind.decode()}", _inflated(body[start:]) if start >= 0 else body
+                    yield f"{name}!{kind.decode()}", _inflated(body[max(0, body.find(b"x")) :])
         elif data[:5] == b"%PDF-":
-            for number, stream in enumerate(re.findall(rb"stream\r?\n(.*?)endstream", data, re.DOTALL)):
-                yield f"{name}!stream{number}", _inflated(stream)
+            for number, part in enumerate(re.findall(rb"stream\r?\n(.*?)endstream", data, re.DOTALL)):
+                yield f"{name}!stream{number}", _inflated(part)
         elif data[128:132] == b"DICM" and b"1.2.840.10008.1.2.1.99" in data[132:400]:
             yield f"{name}!deflated", _deflated_dicom(data)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError) as error:
         unsearched.append((name, f"cannot be unpacked: {type(error).__name__}"))
+
+
+def _zip_members(data: bytes, name: str, unsearched: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        members = archive.infolist()
+        yield f"{name}!names", "\n".join(member.filename for member in members).encode()
+        for number, member in enumerate(members):
+            if member.file_size > _MAX_UNPACKED:
+                unsearched.append((f"{name}!{number}", "larger than can be searched inside"))
+            elif not member.is_dir():
+                yield f"{name}!{number}", archive.read(member)
 
 
 def _deflated_dicom(data: bytes) -> bytes:
@@ -309,7 +309,7 @@ def _several(value: object) -> list[object]:
 
 
 def _reversed_name(name: str) -> list[str]:
-    parts = [part for part in name.split("=")[0].split("^") if part]
+    parts = [part for part in name.partition("=")[0].split("^") if part]
     return [" ".join(parts[::-1]), " ".join(parts)]
 
 

@@ -155,7 +155,7 @@ def _find(
                 if word.confidence > 75 and word.letters > 3
             ]
     shape = views[0].shape
-    accepted = [word for word in words if _accepted(word, lines, kind, names)]
+    accepted = _with_neighbours([word for word in words if _accepted(word, lines, kind, names)], words)
     regions = [_grown(_on_line(word, lines), shape) for word in _best_read(accepted)]
     for line in lines:
         if (
@@ -167,6 +167,25 @@ def _find(
     merged = [_tight(region, views, shape) for region in _merged(regions)]
     unread = [line for line in lines if _is_strong(line) and not _touches_any(line.box, merged)]
     return _Found(merged, [] if kind.screen else unread)
+
+
+def _with_neighbours(accepted: list[ocr.Word], words: list[ocr.Word]) -> list[ocr.Word]:
+    """What was read less surely, but stands right beside a sure word on its line, is the rest of the text."""
+    chosen, waiting = list(accepted), [word for word in words if word not in accepted and word.letters]
+    grew = True
+    while grew:
+        beside = [word for word in waiting if any(_beside(word, other) for other in chosen)]
+        chosen += beside
+        waiting = [word for word in waiting if word not in beside]
+        grew = bool(beside)
+    return chosen
+
+
+def _beside(word: ocr.Word, other: ocr.Word) -> bool:
+    heights = (word.row1 - word.row0, other.row1 - other.row0)
+    rows = min(word.row1, other.row1) - max(word.row0, other.row0)
+    gap = max(word.column0, other.column0) - min(word.column1, other.column1)
+    return rows > 0.6 * min(heights) and max(heights) < 1.6 * min(heights) and gap < 1.2 * max(heights)
 
 
 def _best_read(words: list[ocr.Word]) -> list[ocr.Word]:
@@ -198,13 +217,13 @@ def _is_strong(line: TextLine) -> bool:
 def _accepted(word: ocr.Word, lines: list[TextLine], kind: _Kind, names: frozenset[str]) -> bool:
     """Whether a word that was read is there: sure by itself, seen by the other finder too, or a known name."""
     text = word.text.lower()
-    if word.row1 - word.row0 < 4 or word.row1 - word.row0 > 200:
+    height = min(word.row1 - word.row0, word.column1 - word.column0)  # text may run up the picture
+    if not 4 <= height <= 200:
         return False
     if word.letters >= 4 and any(SequenceMatcher(None, text, name).ratio() > 0.75 for name in names if len(name) > 3):
         return True
     box = (word.row0, word.row1, word.column0, word.column1)
-    height = word.row1 - word.row0
-    seen = any(_overlap(box, line.box) > 0.5 and line.score > (0.15 if kind.risky else 0.3) for line in lines)
+    seen = any(_overlap(box, line.box) > 0.5 and line.score > 0.1 for line in lines)
     if kind.screen:
         return word.letters >= 1 and word.confidence > (80 if height > 64 else 30 if seen else 45)
     if height > (120 if kind.risky else 48) or len(set(text)) < 3:  # a row of tiles or of vertebrae reads as "oooo"

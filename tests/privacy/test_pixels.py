@@ -1,0 +1,184 @@
+"""Text drawn into real slices is found and blanked; slices without text are left alone; without OCR nothing risky passes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+
+from medidiff.privacy import ocr
+from medidiff.privacy.deidentify import deidentify_dataset
+from medidiff.privacy.keys import PrivacyKey
+from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
+from medidiff.privacy.textlike import find_text_lines
+from tests.privacy.planting import packaged
+
+KEY = PrivacyKey(bytes(range(32)))
+needs_ocr = pytest.mark.skipif(not ocr.available(), reason="tesseract is not installed")
+US_CLASS = "1.2.840.10008.5.1.4.1.1.6.1"
+SC_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+FONTS = ("DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif-Bold.ttf")
+
+
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def slice_of(rows: int, columns: int, seed: int = 0) -> Dataset:
+    """A real CT slice (pydicom's own), enlarged to the size of a clinical image, with a little noise."""
+    ds = packaged("CT_small.dcm")
+    small = ds.pixel_array.astype(np.float32)
+    grown = np.asarray(Image.fromarray(small).resize((columns, rows), Image.Resampling.BICUBIC))
+    noise = np.random.default_rng(seed).normal(0, 4, grown.shape)
+    ds.Rows, ds.Columns = rows, columns
+    ds.PixelData = np.clip(grown + noise, -1000, 2500).astype(np.int16).tobytes()
+    return ds
+
+
+def draw(ds: Dataset, text: str, place: tuple[int, int], face: ImageFont.FreeTypeFont, level: float, smooth: bool) -> np.ndarray:
+    """Burn text in; returns where its ink is."""
+    picture = Image.new("L", (ds.Columns, ds.Rows), 0)
+    pen = ImageDraw.Draw(picture)
+    pen.fontmode = "L" if smooth else "1"
+    pen.text(place, text, fill=255, font=face)
+    ink = np.asarray(picture) / 255.0
+    pixels = np.frombuffer(ds.PixelData, dtype=np.int16).reshape(ds.Rows, ds.Columns)
+    value = pixels.min() + level * (float(pixels.max()) - pixels.min())
+    ds.PixelData = np.round(pixels * (1 - ink) + value * ink).astype(np.int16).tobytes()
+    return ink > 0.5
+
+
+@needs_ocr
+@pytest.mark.parametrize("seed", range(6))
+def test_text_in_a_slice_is_blanked_and_the_rest_is_not(seed: int) -> None:
+    draws = random.Random(seed)
+    ds = slice_of(512, 512, seed)
+    text = draws.choice(["KOWALCZYK, Agnieszka", "Oyelaran Babatunde", "Mercy West Hospital"])
+    face = font(FONTS[seed % 3], draws.choice([14, 18, 24]))
+    place = (draws.randrange(10, 180), draws.randrange(10, 480))
+    ink = draw(ds, text, place, face, draws.choice([1.0, 0.9]), smooth=seed % 2 == 0)
+    before = ds.pixel_array
+
+    result = deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+    after = result.dataset.pixel_array
+    assert result.pixels == "blanked"
+    assert (after[ink] == before.min()).mean() > 0.97
+    near = np.zeros(ink.shape, dtype=bool)
+    rows, columns = np.nonzero(ink)
+    near[max(0, rows.min() - 6) : rows.max() + 7, max(0, columns.min() - 12) : columns.max() + 40] = True
+    np.testing.assert_array_equal(after[~near], before[~near])
+
+
+@needs_ocr
+def test_vertical_text_on_a_scout_is_blanked() -> None:
+    ds = slice_of(512, 512)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    picture = Image.new("L", (300, 30), 0)
+    ImageDraw.Draw(picture).text((2, 2), "KOWALCZYK Agnieszka", fill=255, font=font(FONTS[0], 22))
+    ink = np.zeros((512, 512), dtype=bool)
+    turned = np.rot90(np.asarray(picture)) > 127
+    ink[100 : 100 + turned.shape[0], 20 : 20 + turned.shape[1]] = turned
+    pixels = ds.pixel_array.copy()
+    pixels[ink] = pixels.max()
+    ds.PixelData = pixels.tobytes()
+
+    after = deidentify_dataset(ds, DeidentifyPolicy(), KEY).dataset.pixel_array
+
+    assert (after[ink] == pixels.min()).mean() > 0.95
+
+
+@needs_ocr
+def test_colour_ultrasound_screen_loses_text_of_every_colour() -> None:
+    ds = packaged("CT_small.dcm")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = US_CLASS
+    ds.Modality = "US"
+    picture = Image.new("RGB", (640, 480), (0, 0, 0))
+    pen = ImageDraw.Draw(picture)
+    for row, colour in ((20, (255, 255, 255)), (60, (255, 60, 0)), (100, (40, 90, 255)), (140, (0, 200, 0))):
+        pen.text((30, row), "Oyelaran Babatunde", fill=colour, font=font(FONTS[0], 20))
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 480, 640, 3, "RGB", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.PixelData = picture.tobytes()
+
+    result = deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+    assert result.dataset.BurnedInAnnotation == "NO"
+    assert (result.dataset.pixel_array.max(axis=-1) > 64).sum() < 20
+
+
+@needs_ocr
+def test_a_page_of_text_is_set_apart() -> None:
+    ds = packaged("CT_small.dcm")
+    ds.SOPClassUID, ds.ImageType = SC_CLASS, ["DERIVED", "SECONDARY", "DOSE_INFO"]
+    with pytest.raises(CannotClean, match="text-page"):
+        deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+
+@pytest.mark.parametrize("kind", ["US", "SC", "LOCALIZER", "said", "captured"])
+def test_without_ocr_nothing_risky_passes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    ds = packaged("CT_small.dcm")
+    if kind in ("US", "SC"):
+        ds.SOPClassUID = US_CLASS if kind == "US" else SC_CLASS
+    elif kind == "LOCALIZER":
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    elif kind == "said":
+        ds.BurnedInAnnotation = "YES"
+    else:
+        ds.ConversionType = "WSD"
+    with pytest.raises(CannotClean, match="text-unverified"):
+        deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+
+def test_without_ocr_a_plain_slice_passes_and_one_with_text_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    ds = slice_of(512, 512)
+    plain = deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+    np.testing.assert_array_equal(plain.dataset.pixel_array, ds.pixel_array)
+    draw(ds, "KOWALCZYK, Agnieszka", (40, 60), font(FONTS[0], 18), 1.0, smooth=False)
+    with pytest.raises(CannotClean, match="text-suspected"):
+        deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+
+def test_text_lines_are_found_without_reading_and_anatomy_is_not_text() -> None:
+    ds = slice_of(512, 512)
+    assert find_text_lines(ds.pixel_array) == []
+    ink = draw(ds, "Mercy West Hospital", (60, 300), font(FONTS[1], 16), 1.0, smooth=False)
+    best = find_text_lines(ds.pixel_array)[0]
+    rows, columns = np.nonzero(ink)
+    assert best.row0 <= rows.min() + 3
+    assert best.row1 >= rows.max() - 4
+    assert best.column1 - best.column0 > 0.3 * (columns.max() - columns.min())
+
+
+@needs_ocr
+@pytest.mark.slow
+def test_real_series_without_text_are_not_changed(shared: Path, tmp_path: Path) -> None:
+    """False positives over real MR and CT: a few slices of each series."""
+    import zipfile
+
+    changed, seen = [], 0
+    for case in ("ct_brain", "ct_gantry_tilt", "siemens_t1_3d", "ge_t1_3d", "mixed_orientation", "philips_scaled", "bits12"):
+        archive = shared / "dicom" / case / "dicom.zip"
+        if archive.exists():
+            zipfile.ZipFile(archive).extractall(tmp_path / case)
+        folder = tmp_path / case if archive.exists() else shared / "dicom" / case / "dicom"
+        for path in sorted(path for path in folder.rglob("*") if path.is_file())[::9][:5]:
+            ds = pydicom.dcmread(path, force=True)
+            if "PixelData" not in ds:
+                continue
+            seen += 1
+            try:
+                changed += [case] if deidentify_dataset(ds, DeidentifyPolicy(), KEY).boxes else []
+            except CannotClean as error:
+                changed.append(f"{case} {error.reason}")
+    assert seen >= 10
+    assert changed == []
