@@ -13,6 +13,8 @@ from medidiff.operators.slices import Profile, SliceOperator, SliceProfile
 SMALLEST_FACTOR = 1.2
 # The shipped prior has seen slice distances up to ten fine voxels.
 LARGEST_TRAINED_FACTOR = 10.0
+# ... and slices from this thin to this thick, over their distance.
+TRAINED_THICKNESS = (0.6, 1.25)
 # A grid of more voxels than this is a mistake in the header or in the wish, not a scan.
 MAX_FINE_VOXELS = 1 << 30
 
@@ -137,6 +139,13 @@ def _doubts(stage: Stage) -> list[str]:
         doubts.append(
             f"A factor of {stage.profile.factor:.3g} is beyond what the shipped prior was trained on "
             f"({LARGEST_TRAINED_FACTOR:g}): fine detail between slices is guesswork. Consider a larger --spacing."
+        )
+    ratio = stage.profile.thickness / stage.profile.factor
+    thin, thick = TRAINED_THICKNESS
+    if not 0.95 * thin <= ratio <= 1.05 * thick:
+        doubts.append(
+            f"Slices {ratio:.2g} times as thick as they are apart are outside what the shipped prior was trained on "
+            f"({thin:g} to {thick:g}). If the header is wrong, say --thickness."
         )
     if stage.coarse.shape[stage.axis] < 4:
         doubts.append(f"Only {stage.coarse.shape[stage.axis]} slices: too few to know what lies between them.")
