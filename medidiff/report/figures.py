@@ -41,9 +41,11 @@ POSITIVE = colormaps["magma"]
 GREY = colormaps["gray"]
 CT_WINDOW = (-160.0, 240.0)  # HU, soft tissue
 OUTLINE = [withStroke(linewidth=2.5, foreground=BACKGROUND)]  # letters stay readable on bright fat
-# Pixels: outer margin, space between panels, band for titles, band for colour bars.
+# Pixels at unit size: outer margin, space between panels, band for titles, band for colour bars.
 MARGIN, GAP, HEADER, FOOTER = 28, 10, 92, 62
 MAX_WIDTH = 2400
+# Wide pictures are shown small on pages; their lettering grows with the panels, up to this much.
+CELL_AT_UNIT_SIZE, MAX_LETTERING = 260, 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,46 +158,65 @@ def _limits(columns: Sequence[Column]) -> float:
     return limit if limit > 0 else 1.0
 
 
+class _Sheet:
+    """A figure addressed in pixels from the top left, as layouts are thought of."""
+
+    def __init__(self, width: int, height: int, lettering: float) -> None:
+        self.width, self.height, self.lettering = width, height, lettering
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
+        self._canvas = FigureCanvasAgg(self.figure)
+
+    def text(self, x: float, y: float, words: str, size: float, colour: str = TEXT, **options: Any) -> None:
+        label = self.figure.text(x / self.width, 1 - y / self.height, words, fontsize=size * self.lettering)
+        label.set(color=colour, **({"va": "center"} | options))
+        label.set_parse_math(False)  # a title with $ is a title, not a formula
+
+    def box(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """A rectangle given by its top left corner, in the figure's own coordinates."""
+        return x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height
+
+    def png(self) -> bytes:
+        buffer = io.BytesIO()
+        self._canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        return buffer.getvalue()
+
+
 def _draw(
     planes: Sequence[Plane], columns: Sequence[Column], window: tuple[float, float], title: str, pixel: float
 ) -> bytes:
     cell = max(plane.world.shape[1] for plane in planes)
-    heights = [plane.world.shape[0] for plane in planes]
+    size = float(np.clip(cell / CELL_AT_UNIT_SIZE, 1, MAX_LETTERING))
+    header, footer = round(HEADER * size), round(FOOTER * size)
     width = 2 * MARGIN + len(columns) * cell + (len(columns) - 1) * GAP
-    height = HEADER + sum(heights) + GAP * (len(heights) - 1) + FOOTER
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=BACKGROUND)
-    canvas = FigureCanvasAgg(figure)
-
-    def text(x: float, y: float, words: str, size: float, colour: str = TEXT, **options: Any) -> None:
-        label = figure.text(
-            x / width, 1 - y / height, words, fontsize=size, color=colour, **({"va": "center"} | options)
-        )
-        label.set_parse_math(False)  # a title with $ is a title, not a formula
-
-    text(MARGIN, 26, title, 13, fontweight="bold")
+    body = sum(plane.world.shape[0] for plane in planes) + GAP * (len(planes) - 1)
+    sheet = _Sheet(width, header + body + footer, size)
+    sheet.text(MARGIN, 26 * size, title, 13, fontweight="bold")
     limit = _limits(columns)
     for number, column in enumerate(columns):
         left = MARGIN + number * (cell + GAP)
-        text(left + cell / 2, 58, column.title, 12, ha="center")
-        text(left + cell / 2, 77, column.note, 8.5, FAINT, ha="center")
-        low, high = _scale(column, window, limit)
-        top = HEADER
+        sheet.text(left + cell / 2, 58 * size, column.title, 12, ha="center")
+        sheet.text(left + cell / 2, 77 * size, column.note, 8.5, FAINT, ha="center")
+        limits = _scale(column, window, limit)
+        top = header
         for plane, image in zip(planes, column.images, strict=True):
             rows, pixels = image.shape
             x = left + (cell - pixels) // 2
-            axes = figure.add_axes((x / width, 1 - (top + rows) / height, pixels / width, rows / height))
-            axes.set_axis_off()
-            shown = np.ma.masked_invalid(image)
-            axes.imshow(shown, cmap=column.cmap, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
+            _panel(sheet, image, (x, top), column.cmap, limits)
             if number == 0:
-                _letters(text, plane, x, top, pixels, rows)
+                _letters(sheet, plane, x, top, pixels, rows)
             top += rows + GAP
         if column.cmap is not GREY:
-            _bar(figure, column, (low, high), (left, cell, width, height))
-    _ruler(figure, text, (MARGIN, height - FOOTER / 2), pixel, (width, height))
-    buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+            _bar(sheet, column.cmap, limits, left + 0.15 * cell, header + body + 17 * size, 0.7 * cell)
+    _ruler(sheet, MARGIN, header + body + 26 * size, pixel)
+    return sheet.png()
+
+
+def _panel(sheet: _Sheet, image: Array, corner: tuple[int, int], cmap: Colormap, limits: tuple[float, float]) -> None:
+    rows, pixels = image.shape
+    axes = sheet.figure.add_axes(sheet.box(*corner, pixels, rows))
+    axes.set_axis_off()
+    shown = np.ma.masked_invalid(image)
+    axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto")
 
 
 def _scale(column: Column, window: tuple[float, float], limit: float) -> tuple[float, float]:
@@ -208,33 +229,30 @@ def _scale(column: Column, window: tuple[float, float], limit: float) -> tuple[f
     return window
 
 
-def _letters(text: Any, plane: Plane, x: float, top: float, pixels: int, rows: int) -> None:
+def _letters(sheet: _Sheet, plane: Plane, x: float, top: float, pixels: int, rows: int) -> None:
     """Where the patient's sides are, in the first column."""
     left, right, up, down = plane.letters
-    places = ((x + 9, top + rows / 2, left), (x + pixels - 9, top + rows / 2, right),
-              (x + pixels / 2, top + 9, up), (x + pixels / 2, top + rows - 9, down))  # fmt: skip
+    inset = 9 * sheet.lettering
+    places = ((x + inset, top + rows / 2, left), (x + pixels - inset, top + rows / 2, right),
+              (x + pixels / 2, top + inset, up), (x + pixels / 2, top + rows - inset, down))  # fmt: skip
     for at_x, at_y, letter in places:
-        text(at_x, at_y, letter, 9, "#ffd54f", ha="center", path_effects=OUTLINE)
-    text(x + 5, top + rows - 9, plane.name, 8.5, TEXT, ha="left", path_effects=OUTLINE)
+        sheet.text(at_x, at_y, letter, 9, "#ffd54f", ha="center", path_effects=OUTLINE)
+    sheet.text(x + 5, top + rows - inset, plane.name, 8.5, ha="left", path_effects=OUTLINE)
 
 
-def _bar(figure: Figure, column: Column, limits: tuple[float, float], place: tuple[int, int, int, int]) -> None:
-    left, cell, width, height = place
-    axes = figure.add_axes(((left + 0.15 * cell) / width, (FOOTER - 26) / height, 0.7 * cell / width, 9 / height))
-    bar = Colorbar(axes, ScalarMappable(Normalize(*limits), column.cmap), orientation="horizontal")
+def _bar(sheet: _Sheet, cmap: Colormap, limits: tuple[float, float], x: float, y: float, width: float) -> None:
+    """A colour bar with its ends and its middle."""
+    axes = sheet.figure.add_axes(sheet.box(x, y, width, 9 * sheet.lettering))
+    bar = Colorbar(axes, ScalarMappable(Normalize(*limits), cmap), orientation="horizontal")
     bar.outline.set_visible(False)
     ticks = [limits[0], (limits[0] + limits[1]) / 2, limits[1]]
     bar.set_ticks(ticks, labels=[f"{v:+.3g}" if limits[0] < 0 and v else f"{v:.3g}" for v in ticks])
-    axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=3)
+    axes.tick_params(colors=FAINT, labelsize=8 * sheet.lettering, length=0, pad=3)
 
 
-def _ruler(figure: Figure, text: Any, at: tuple[float, float], pixel: float, size: tuple[int, int]) -> None:
+def _ruler(sheet: _Sheet, x: float, y: float, pixel: float) -> None:
     """A line of 5 cm (1 cm in small fields of view)."""
-    length = 50.0 if 50 / pixel < 0.3 * size[0] else 10.0
-    x, y = at
-    figure.add_artist(
-        Rectangle(
-            (x / size[0], 1 - y / size[1]), length / pixel / size[0], 3 / size[1], facecolor=TEXT, edgecolor="none"
-        )
-    )
-    text(x + length / pixel + 8, y - 1, f"{length / 10:.0f} cm", 8.5, FAINT, ha="left")
+    length = 50.0 if 50 / pixel < 0.3 * sheet.width else 10.0
+    left, bottom, width, height = sheet.box(x, y, length / pixel, 3)
+    sheet.figure.add_artist(Rectangle((left, bottom), width, height, facecolor=TEXT, edgecolor="none"))
+    sheet.text(x + length / pixel + 8, y, f"{length / 10:.0f} cm", 8.5, FAINT, ha="left")
