@@ -25,7 +25,7 @@ Array = NDArray[Any]
 _TIMEOUT_S = 60
 # Characters should be about 30 pixels high for tesseract; small text needs enlarging.
 _TARGET_SIDE = 1400
-_MAX_SCALE = 4
+_MAX_SCALE = 4  # cut-out lines are small, and four times is enough for 8-pixel characters
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,14 @@ _STROKE = (9, 25)
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
-    """A line that looks like text: rows and columns, ends exclusive; the number of its parts; how uniform it is."""
+    """A line that looks like text.
+
+    Args:
+        row0, row1, column0, column1: Where, ends exclusive.
+        parts: Number of its characters, or of what is left when some join.
+        score: Share of its pixels that have nearly one value, 0 to 1.
+        value, ground: Grey value of the strokes, and of what is between them.
+    """
 
     row0: int
     row1: int
@@ -33,6 +40,8 @@ class TextLine:
     column1: int
     parts: int
     score: float
+    value: float = 0.0
+    ground: float = 0.0
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -175,7 +184,28 @@ def _judge(boxes: Array, labels: list[int], labelled: Array, grey: Array, span: 
     score = float(np.mean(np.abs(values - np.median(values)) <= 0.04 * span))
     if strokes > 0.85:  # filled blocks, not strokes
         return None
-    return TextLine(row0, row1, column0, column1, len(boxes), score)
+    ground = float(np.median(around))
+    value = float(np.percentile(values, 80 if np.median(values) > ground else 20))
+    return TextLine(row0, row1, column0, column1, len(boxes), score, value, ground)
+
+
+def extended(line: TextLine, image: Array) -> tuple[int, int, int, int]:
+    """The line's box with the characters beside it that were joined to something or too few to be a line.
+
+    Columns are added while ink of the line's value comes within 1.2 times its height, at most four heights each way.
+    """
+    rows = np.asarray(image[line.row0 : line.row1], dtype=np.float32)
+    tolerance = 0.35 * abs(line.value - line.ground)
+    inked = (np.abs(rows - line.value) <= tolerance).any(axis=0)
+    height = line.row1 - line.row0
+    ends = []
+    for start, step in ((line.column0, -1), (line.column1 - 1, 1)):
+        end = last = start
+        while 0 <= end + step < len(inked) and abs(end - start) < 4 * height and abs(end - last) <= 1.2 * height:
+            end += step
+            last = end if inked[end] else last
+        ends.append(last)
+    return line.row0, line.row1, ends[0], ends[1] + 1
 
 
 def _stands_out(values: Array, around: Array, span: float) -> bool:

@@ -73,7 +73,7 @@ def test_text_in_a_slice_is_blanked_and_the_rest_is_not(seed: int) -> None:
     assert (after[ink] == before.min()).mean() > 0.97
     near = np.zeros(ink.shape, dtype=bool)
     rows, columns = np.nonzero(ink)
-    near[max(0, rows.min() - 6) : rows.max() + 7, max(0, columns.min() - 12) : columns.max() + 40] = True
+    near[max(0, rows.min() - 6) : rows.max() + 16, max(0, columns.min() - 80) : columns.max() + 80] = True
     np.testing.assert_array_equal(after[~near], before[~near])
 
 
