@@ -13,7 +13,7 @@ import numpy as np
 from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer
 from tests.training.scans import CPU, TINY, tiny_batches
 
-STEPS = 24
+STEPS = 18
 
 
 def make_trainer(folder: Path) -> Trainer:

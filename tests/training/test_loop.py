@@ -40,7 +40,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bits(tmp_path: P
     assert expected.run()
     command = [sys.executable, "-m", "tests.training.killable", str(killed), "--resume"]
     repository = Path(__file__).parents[2]
-    for last in (2, 9, 17):
+    for last in (2, 7, 12):
         process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for line in process.stdout:
@@ -52,8 +52,8 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bits(tmp_path: P
         assert process.wait() == -signal.SIGKILL
     finished = make_trainer(killed)
     finished.resume()
-    assert 2 <= finished.step < STEPS
-    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    assert 12 <= finished.step + 1 < STEPS
+    assert finished.run()
     (found, record), (wanted, _) = load_state(finished.state_path), load_state(expected.state_path)
     assert record["step"] == STEPS
     assert set(found) == set(wanted) == {"model", "ema", "first_moment", "second_moment"}
