@@ -71,7 +71,7 @@ def shift_datetime(text: str, delta: timedelta) -> str | None:
 
 
 def shift_iso(text: str, delta: timedelta) -> str | None:
-    """Move an ISO 8601 date, time or date-time of a sidecar ("2021-09-17T09:31:41.5", "09:31:41"); None if it is none."""
+    """Move an ISO 8601 date, time or date-time of a sidecar (2021-09-17T09:31:41.5); None if it is none."""
     found = re.fullmatch(
         r"\s*(?:(\d{4}-\d{2}-\d{2})[T ])?(\d{1,2}:\d{2}:\d{2})(\.\d+)?(?:Z|[+-]\d{2}:?\d{2})?\s*", text
     )

@@ -196,7 +196,7 @@ def _clean_element(source: Dataset, tag: int, action: Action, clean: Dataset, wo
     if action is Action.RECURSE:
         return vr == "SQ" and _clean_sequence(value, tag, keyword, clean, work, depth)
     if action is Action.TABLE:
-        return _keep_table(source, tag, vr, value, clean)
+        return _keep_table(tag, vr, value, clean)
     if vr not in vrs:
         if not (vr in NUMERIC_VRS and action is Action.NUMBERS):
             return False
@@ -277,7 +277,7 @@ def _clean_sequence(value: Any, tag: int, keyword: str, clean: Dataset, work: _W
     return True
 
 
-def _keep_table(source: Dataset, tag: int, vr: str, value: Any, clean: Dataset) -> bool:
+def _keep_table(tag: int, vr: str, value: Any, clean: Dataset) -> bool:
     """Palette and modality tables define what a pixel means; kept if they do not spell words."""
     data = value if isinstance(value, bytes) else b""
     if vr not in ("OW", "US", "SS", "UN") or (vr in ("OW", "UN") and (not data or looks_like_text(data))):

@@ -144,7 +144,7 @@ def source_token(path: Path, source: Path, key: PrivacyKey) -> str:
 
 
 def find_source(source: str | os.PathLike[str], token: str, key: PrivacyKey) -> Path | None:
-    """The source file that a report calls ``token``, for whoever holds the source and the key; None if there is none."""
+    """The source file that a report calls ``token``, for whoever holds source and key; None if there is none."""
     root = Path(source)
     return next((path for path in source_files(root) if source_token(path, root, key) == token), None)
 

@@ -73,9 +73,14 @@ def deface(volume: Volume, brain: Array | None = None) -> tuple[Volume, FaceRepo
         mask = given.reoriented().data[0]
     brain_ml = float(mask.sum()) * _voxel_ml(upright.geometry)
     if not _BRAIN_LITRES[0] < brain_ml / 1000 < _BRAIN_LITRES[1]:
-        raise CannotClean("face-unverified", f"found {brain_ml:.0f} ml of brain; a head scan is expected to show 250 to 2600")
+        raise CannotClean(
+            "face-unverified", f"found {brain_ml:.0f} ml of brain; a head scan is expected to show 250 to 2600"
+        )
     protected = _dilated(mask, _PROTECT_MM, upright.geometry)
-    face = _before_the_brain(protected, upright.geometry, _MARGIN_MM.get(volume.modality, _MARGIN_MM[Modality.MR])) & ~protected
+    face = (
+        _before_the_brain(protected, upright.geometry, _MARGIN_MM.get(volume.modality, _MARGIN_MM[Modality.MR]))
+        & ~protected
+    )
     background = _AIR_HU if volume.modality is Modality.CT else min(0.0, float(upright.data.min()))
     data = upright.data.copy()
     data[:, face] = background
@@ -125,17 +130,16 @@ def _before_the_brain(brain: Array, geometry: Geometry, margin: float) -> Array:
     """Voxels beyond any of the cutting planes; axes are nearest to R, A, S, and world coordinates decide."""
     grid = np.indices(brain.shape, sparse=True)
     ahead, up = (
-        sum(float(geometry.affine[world, axis]) * grid[axis] for axis in range(3)) + float(geometry.affine[world, 3])
+        np.asarray(sum(geometry.affine[world, axis] * grid[axis] for axis in range(3)) + geometry.affine[world, 3])
         for world in (1, 2)
     )
-    ahead, up = np.broadcast_to(ahead, brain.shape), np.broadcast_to(up, brain.shape)
     face = np.zeros(brain.shape, dtype=bool)
     for degrees in _CUTS:
         forward, down = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         distance = forward * ahead - down * up
         face |= distance > distance[brain].max() + margin
     # straight ahead of the upper brain is forehead, which tells little and shields the frontal lobe
-    return face & (up < _brow(ahead, up, brain))
+    return np.asarray(face & (up < _brow(ahead, up, brain)))
 
 
 def _brow(ahead: Array, up: Array, brain: Array) -> float:
@@ -181,14 +185,19 @@ def _head(upright: Volume) -> Array:
 
 
 def _face_zone(head: Array, brain: Array, geometry: Geometry) -> Array:
-    """Where eyes, nose and mouth are: 0 to 90 mm below the brow's brain, first 40 mm behind the front pole and before it."""
+    """Where eyes, nose and mouth are: up to 90 mm below the front pole of the brain, from 40 mm behind it forward."""
     points = geometry.to_world(np.argwhere(brain))
     front, low = points[:, 1].max(), np.percentile(points[points[:, 1] > points[:, 1].max() - 15, 2], 10)
     middle = float(np.median(points[:, 0]))
     zone = np.zeros(head.shape, dtype=bool)
     index = np.argwhere(head)
     world = geometry.to_world(index)
-    inside = (world[:, 1] > front - 40) & (world[:, 2] < low) & (world[:, 2] > low - 90) & (np.abs(world[:, 0] - middle) < 45)
+    inside = (
+        (world[:, 1] > front - 40)
+        & (world[:, 2] < low)
+        & (world[:, 2] > low - 90)
+        & (np.abs(world[:, 0] - middle) < 45)
+    )
     zone[tuple(index[inside].T)] = True
     return zone
 

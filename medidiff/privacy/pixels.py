@@ -161,12 +161,12 @@ def _find(
     accepted = _with_neighbours([word for word in words if _accepted(word, lines, kind, names)], words)
     regions = [_grown(_on_line(word, lines), shape) for word in _best_read(accepted)]
     for line in lines:
-        if (
-            _covers_any(line.box, regions)
-            or (kind.screen and line.score > 0.25)
-            or (_is_strong(line) and line.parts >= 8)
-        ):
-            regions.append(_grown(line.box, shape))
+        if _is_text(line) or _covers_any(line.box, regions) or (kind.screen and line.score > 0.25):
+            flat = line.column1 - line.column0 >= line.row1 - line.row0
+            boxes = (
+                [extended(line, view) for view in views] if flat and _is_text(line) and not kind.screen else [line.box]
+            )
+            regions += [_grown(box, shape) for box in boxes]
     merged = [_tight(region, views, shape) for region in _merged(regions)]
     unread = [line for line in lines if _is_strong(line) and not _touches_any(line.box, merged)]
     return _Found(merged, [] if kind.screen else unread)
@@ -203,7 +203,7 @@ def _best_read(words: list[ocr.Word]) -> list[ocr.Word]:
 
 
 def _on_line(word: ocr.Word, lines: list[TextLine]) -> Region:
-    """Where a word is: its columns, and the rows of the line it stands on, which the other finder knows to the pixel."""
+    """Where a word is: its columns, and the rows of its line, which the other finder knows to the pixel."""
     box = (word.row0, word.row1, word.column0, word.column1)
     on = [line for line in lines if _is_strong(line) and _overlap(line.box, (*box[:2], 0, 1 << 30)) > 0.5]
     on = [line for line in on if min(box[3], line.column1) > max(box[2], line.column0)]
@@ -240,7 +240,13 @@ def _read_lines(lines: list[TextLine], views: list[Array], kind: _Kind) -> list[
         for view in views:
             part = _stretched(view[row0 : line.row1 + pad, column0 : line.column1 + pad])
             words += [
-                replace(word, row0=word.row0 + row0, row1=word.row1 + row0, column0=word.column0 + column0, column1=word.column1 + column0)
+                replace(
+                    word,
+                    row0=word.row0 + row0,
+                    row1=word.row1 + row0,
+                    column0=word.column0 + column0,
+                    column1=word.column1 + column0,
+                )
                 for word in ocr.read_words(part, sparse=False)
             ]
     return words

@@ -33,8 +33,8 @@ class DeidentifyPolicy:
     Args:
         clean_pixels: Search pixels for burned-in text and clean them (Clean Pixel Data). Without it every file is
             marked as not checked.
-        clean_faces: Remove faces from head volumes on ingest (Clean Recognizable Visual Features). DICOM to DICOM leaves
-            them and says so in (0028,0302).
+        clean_faces: Remove faces from head volumes on ingest (Clean Recognizable Visual Features). DICOM to DICOM
+            leaves them and says so in (0028,0302).
         keep_safe_private: Keep private numbers known to be physics, and a CSA header rewritten from them.
         keep_uids: Keep UIDs as they are (Retain UIDs); links the data to the source.
         keep_characteristics: Keep sex, age (90 and above as 90), size and weight (Retain Patient Characteristics).

@@ -24,7 +24,8 @@ _SAFE: dict[tuple[int, str], dict[int, tuple[str, str]]] = {
     # per-image scale slope and intercept
     (0x2005, "PHILIPS MR IMAGING DD 001"): {0x0D: ("FL", "1"), 0x0E: ("FL", "1")},
     (0x2001, "PHILIPS IMAGING DD 001"): {
-        0x03: ("FL", "1"), 0x08: ("IS", "1"), 0x0A: ("IS", "1"), 0x14: ("SL", "1"), 0x18: ("SL", "1"), 0x81: ("IS", "1"),
+        0x03: ("FL", "1"), 0x08: ("IS", "1"), 0x0A: ("IS", "1"), 0x14: ("SL", "1"), 0x18: ("SL", "1"),
+        0x81: ("IS", "1"),
     },
     (0x7053, "PHILIPS PET PRIVATE GROUP"): {0x00: ("DS", "1"), 0x09: ("DS", "1")},
     # diffusion direction, b-value and its offset, slices per volume

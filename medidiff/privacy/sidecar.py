@@ -18,7 +18,8 @@ _NUMBERS = frozenset(
     SpacingBetweenSlices NumberOfAverages PercentPhaseFOV PercentSampling PhaseEncodingSteps AcquisitionMatrixPE
     ReconMatrixPE ParallelReductionFactorInPlane ParallelReductionOutOfPlane PartialFourier MultibandAccelerationFactor
     BandwidthPerPixelPhaseEncode EffectiveEchoSpacing DerivedVendorReportedEchoSpacing TotalReadoutTime SliceTiming
-    BaseResolution ShimSetting TxRefAmp PhaseResolution SAR NumberOfVolumesDiscardedByScanner NumberOfVolumesDiscardedByUser
+    BaseResolution ShimSetting TxRefAmp PhaseResolution SAR NumberOfVolumesDiscardedByScanner
+    NumberOfVolumesDiscardedByUser
     ImageOrientationPatientDICOM SeriesNumber AcquisitionNumber RefLinesPE TriggerDelayTime VolumeTiming
     DiffusionBValue DelayTime AcquisitionDuration WaterFatShift EstimatedEffectiveEchoSpacing EstimatedTotalReadoutTime
     PhilipsRescaleSlope PhilipsRescaleIntercept PhilipsScaleSlope UsePhilipsFloatNotDisplayScaling RescaleSlope
@@ -33,14 +34,16 @@ _TERMS = frozenset(
     """
     Modality ImageType MRAcquisitionType ScanningSequence SequenceVariant ScanOptions BodyPartExamined BodyPart
     PatientPosition PhaseEncodingDirection SliceEncodingDirection InPlanePhaseEncodingDirectionDICOM
-    PhaseEncodingAxis PhaseEncodingPolarityGE ParallelAcquisitionTechnique MatrixCoilMode CoilString ContrastBolusIngredient
+    PhaseEncodingAxis PhaseEncodingPolarityGE ParallelAcquisitionTechnique MatrixCoilMode CoilString
+    ContrastBolusIngredient
     ImagedNucleus SpoilingType MTPulseShape ArterialSpinLabelingType PulseSequenceType NonlinearGradientCorrection
     MTState SpoilingState FatSaturation DeidentificationMethodType Units PatientOrientation AcquisitionContrast
     """.split()
 )
 _WORDS = frozenset(
     """
-    Manufacturer ManufacturersModelName SoftwareVersions SeriesDescription ProtocolName SequenceName PulseSequenceDetails
+    Manufacturer ManufacturersModelName SoftwareVersions SeriesDescription ProtocolName SequenceName
+    PulseSequenceDetails
     PulseSequenceName ReceiveCoilName ReceiveCoilActiveElements TransmitCoilName ConvolutionKernel TaskName
     """.split()
 )

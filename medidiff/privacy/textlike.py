@@ -120,7 +120,7 @@ def _lines(mask: Array, grey: Array, span: float, min_parts: int) -> list[TextLi
             continue
         height, width = place[0].stop - place[0].start, place[1].stop - place[1].start
         fill = sizes[label] / (height * width)
-        if _MIN_HEIGHT <= height <= _MAX_HEIGHT and width <= 8 * height and 0.12 < fill and sizes[label] >= 5:
+        if _MIN_HEIGHT <= height <= _MAX_HEIGHT and width <= 8 * height and fill > 0.12 and sizes[label] >= 5:
             parts.append((place[0].start, place[0].stop, place[1].start, place[1].stop))
             kept.append(label)
     if not min_parts <= len(parts) <= _MAX_PARTS:

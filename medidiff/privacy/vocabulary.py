@@ -40,7 +40,8 @@ TERMS = frozenset(
     AP PA LL RL RLD LLD RLO LLO LAT LATERAL MEDIAL CC MLO ML LM XCC LMO SIO CW COUNTER CLOCKWISE
     IEC HEAD_NECK LOCAL IEC_HEAD IEC_LOCAL IEC_PARTIAL_BODY IEC_WHOLE_BODY IEC_NORMAL IEC_FIRST_LEVEL IEC_SECOND_LEVEL
     DB_DT E_FIELD PER_NERVE_STIM STATIC FIELD FIRST LEVEL SECOND NORMAL SMR_B1RMS SMR_BORELOCAL SAR
-    RIEZ RIESZ HAMMING HANNING BUTTERWORTH GAUSSIAN LORENTZIAN COSINE FILTER BACK PROJ ITERATIVE ALGEBRAIC BACKPROJECTION
+    RIEZ RIESZ HAMMING HANNING BUTTERWORTH GAUSSIAN LORENTZIAN COSINE FILTER BACK PROJ ITERATIVE ALGEBRAIC
+    BACKPROJECTION
     RESPIRATORY BELT NAVIGATOR SELF ECG VCG PULSE OXIMETER BREATH HOLD GATING TRIGGER REALTIME REAL TIME BREATHING
     INTERNAL EXTERNAL AUTOMATIC MANUAL AEC OFF ON NONE XYZ_EC Z_EC ZMODULATION MODULATION Z XYZ MA KV
     HU OD US BQML CNTS PROPCNTS GML CM2ML PCNT CPS 1CM MGMINML UMOLMINML DIMENSIONLESS STDDEV SUV BW BSA LBM LBMJAMES
@@ -55,7 +56,8 @@ WORDS = frozenset(
     """
     ax axial axi tra trans transverse transversal sag sagittal cor coronal obl oblique localizer localiser loc scout
     survey surview topogram aahead plane planes mr mri ct cta ctp mra mrv mrs pet us fmri dmri smri bold rest resting
-    task dti dki dwi adc trace tracew diffusion diff tensor dir dirs bval bvals perf perfusion dsc dce asl pcasl pasl swi
+    task dti dki dwi adc trace tracew diffusion diff tensor dir dirs bval bvals perf perfusion dsc dce asl pcasl pasl
+    swi
     swan qsm tof pc flow venous venogram angio angiogram angiography carotid carotids cow willis t tw flair stir pd
     pdw mprage rage bravo spgr fspgr ir irprep tfe ffe tse fse se gre ge epi ep fl tfl space cube vista vibe
     lava thrive dixon mdixon fiesta ciss bssfp trufi haste ssfse hydro cine tagging radial spiral propeller blade

@@ -67,7 +67,7 @@ class Planter:
                 self.planted.places[canary] = place
                 return canary
 
-    def value(self, vr: str, place: str) -> object:
+    def value(self, vr: str, place: str) -> object:  # noqa: PLR0911 - one line a VR
         """A canary that is a legal value of the VR; None where a value cannot carry one."""
         if vr == "PN":
             return f"{self.word(place)}^{self.word(place)}"

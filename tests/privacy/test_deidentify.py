@@ -24,6 +24,8 @@ from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 from medidiff.privacy.profile import Action, action_for
 from tests.privacy.planting import Planter, packaged, plant_overlay_bits
 
+# DICOM times have no zone
+# ruff: noqa: DTZ001, DTZ007
 KEY = PrivacyKey(bytes(range(32)))
 HEADER_ONLY = DeidentifyPolicy(clean_pixels=False)
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
@@ -200,7 +202,9 @@ def test_a_tree_is_cleaned_once_and_the_source_is_untouched(tmp_path: Path) -> N
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == state
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     assert seen[-1] == (4, 4)
-    names = json.dumps([first.written, [asdict(item) for item in first.set_apart]]) + "".join(map(str, target.rglob("*")))
+    names = json.dumps([first.written, [asdict(item) for item in first.set_apart]]) + "".join(
+        map(str, target.rglob("*"))
+    )
     assert "rosamund" not in names.lower()
     assert audit_phi(target, [*list(planter.planted.places)[:400], "Rosamund"]).findings == ()
     lost = find_source(source, first.set_apart[-1].token, KEY)
@@ -219,20 +223,34 @@ def test_phi_answer_key(shared: Path, tmp_path: Path) -> None:
     assert len(report.written) == 7
     found = audit_phi(tmp_path / "out", load_secrets(root / "phi.json"))
     assert found.findings == ()
-    outputs = {str(pydicom.dcmread(tmp_path / "out" / name).SOPInstanceUID): tmp_path / "out" / name for name in report.written}
+    outputs = {
+        str(pydicom.dcmread(tmp_path / "out" / name).SOPInstanceUID): tmp_path / "out" / name for name in report.written
+    }
     for path in root.rglob("*.dcm"):
         before = pydicom.dcmread(path)
         after = pydicom.dcmread(outputs[KEY.uid(before.SOPInstanceUID)])
         assert_geometry_equal(before, after)
-        boxes = [item["box"] for item in key["planted"] if "box" in item and item["file"] == path.relative_to(root).as_posix()]
+        boxes = [
+            item["box"]
+            for item in key["planted"]
+            if "box" in item and item["file"] == path.relative_to(root).as_posix()
+        ]
         assert_pixels(before, after, boxes)
-    assert not any("60" <= f"{element.tag.group:04x}"[:2] < "61" for name in report.written for element in pydicom.dcmread(tmp_path / "out" / name))
+    assert not any(
+        "60" <= f"{element.tag.group:04x}"[:2] < "61"
+        for name in report.written
+        for element in pydicom.dcmread(tmp_path / "out" / name)
+    )
 
 
 def assert_geometry_equal(before: Dataset, after: Dataset) -> None:
     for keyword in GEOMETRY:
         assert after.get(keyword) == before.get(keyword), keyword
-    for one, other in zip(before.get("PerFrameFunctionalGroupsSequence", []), after.get("PerFrameFunctionalGroupsSequence", []), strict=True):
+    for one, other in zip(
+        before.get("PerFrameFunctionalGroupsSequence", []),
+        after.get("PerFrameFunctionalGroupsSequence", []),
+        strict=True,
+    ):
         for macro in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"):
             assert one.get(macro) == other.get(macro)
 

@@ -24,7 +24,11 @@ KEY = PrivacyKey(bytes(range(32)))
 def test_nifti_header_loses_words_and_keeps_voxels_and_place(kind: type, tmp_path: Path) -> None:
     affine = np.array([[0, -1.1, 0, 5], [0.9, 0, 0.1, -7], [0, 0.2, 2, 3], [0, 0, 0, 1.0]])
     image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine)
-    image.header["descrip"], image.header["aux_file"], image.header["intent_name"] = b"Quillfeather", b"Quillfeather", b"Quillfeather"
+    image.header["descrip"], image.header["aux_file"], image.header["intent_name"] = (
+        b"Quillfeather",
+        b"Quillfeather",
+        b"Quillfeather",
+    )
     if kind is nibabel.Nifti1Image:
         image.header["db_name"], image.header["data_type"] = b"Quillfeather", b"Quillf"
     image.header.set_slope_inter(2.0, -1.0)
@@ -67,7 +71,9 @@ def phantom(modality: Modality) -> tuple[Volume, np.ndarray]:
     geometry = Geometry(affine, (110, 110, 90))
     x, y, z = np.moveaxis(geometry.to_world(np.moveaxis(np.indices(geometry.shape), 0, -1)), -1, 0)
     brain = (x / 65) ** 2 + (y / 80) ** 2 + ((z - 20) / 55) ** 2 < 1
-    skull = ((x / 72) ** 2 + (y / 87) ** 2 + ((z - 20) / 62) ** 2 < 1) & ~((x / 66) ** 2 + (y / 81) ** 2 + ((z - 20) / 56) ** 2 < 1)
+    skull = ((x / 72) ** 2 + (y / 87) ** 2 + ((z - 20) / 62) ** 2 < 1) & ~(
+        (x / 66) ** 2 + (y / 81) ** 2 + ((z - 20) / 56) ** 2 < 1
+    )
     face = (np.abs(x) < 50) & (y > 20) & (y < 90) & (z > -90) & (z < -10)
     nose = (np.abs(x) < 12) & (y > 0) & (y < 108) & (z > -50) & (z < -20)
     air, tissue, bone, grey = (-1000.0, 40.0, 900.0, 35.0) if modality is Modality.CT else (0.0, 400.0, 300.0, 700.0)
@@ -110,7 +116,9 @@ def test_without_a_brain_nobody_can_say_where_the_face_is() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["head-t1-dcm-qa-xa30/xa30_series5_T1w_2mm.nii.gz", "head-t1-fnndsc/sag-anon_child3y_T1w.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["head-t1-dcm-qa-xa30/xa30_series5_T1w_2mm.nii.gz", "head-t1-fnndsc/sag-anon_child3y_T1w.nii.gz"]
+)
 def test_real_heads_lose_their_faces(shared: Path, name: str) -> None:
     pytest.importorskip("deepbet")
     image = nibabel.load(shared / "data" / name)

@@ -1,4 +1,4 @@
-"""Text drawn into real slices is found and blanked; slices without text are left alone; without OCR nothing risky passes."""
+"""Drawn text is found and blanked; slices without text are left alone; without OCR nothing risky passes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FONTS = ("DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif-Bold.ttf")
 
 
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
+    import matplotlib as mpl
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
 def slice_of(rows: int, columns: int, seed: int = 0) -> Dataset:
@@ -42,7 +42,9 @@ def slice_of(rows: int, columns: int, seed: int = 0) -> Dataset:
     return ds
 
 
-def draw(ds: Dataset, text: str, place: tuple[int, int], face: ImageFont.FreeTypeFont, level: float, smooth: bool) -> np.ndarray:
+def draw(
+    ds: Dataset, text: str, place: tuple[int, int], face: ImageFont.FreeTypeFont, level: float, smooth: bool
+) -> np.ndarray:
     """Burn text in; returns where its ink is."""
     picture = Image.new("L", (ds.Columns, ds.Rows), 0)
     pen = ImageDraw.Draw(picture)
@@ -104,7 +106,13 @@ def test_colour_ultrasound_screen_loses_text_of_every_colour() -> None:
     pen = ImageDraw.Draw(picture)
     for row, colour in ((20, (255, 255, 255)), (60, (255, 60, 0)), (100, (40, 90, 255)), (140, (0, 200, 0))):
         pen.text((30, row), "Oyelaran Babatunde", fill=colour, font=font(FONTS[0], 20))
-    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 480, 640, 3, "RGB", 0
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = (
+        480,
+        640,
+        3,
+        "RGB",
+        0,
+    )
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
     ds.PixelData = picture.tobytes()
 
@@ -166,7 +174,15 @@ def test_real_series_without_text_are_not_changed(shared: Path, tmp_path: Path) 
     import zipfile
 
     changed, seen = [], 0
-    for case in ("ct_brain", "ct_gantry_tilt", "siemens_t1_3d", "ge_t1_3d", "mixed_orientation", "philips_scaled", "bits12"):
+    for case in (
+        "ct_brain",
+        "ct_gantry_tilt",
+        "siemens_t1_3d",
+        "ge_t1_3d",
+        "mixed_orientation",
+        "philips_scaled",
+        "bits12",
+    ):
         archive = shared / "dicom" / case / "dicom.zip"
         if archive.exists():
             zipfile.ZipFile(archive).extractall(tmp_path / case)
