@@ -48,8 +48,7 @@ class Condition:
 
     Args:
         reference: A classical reconstruction that agrees with the data, shape (b, 1, i, j, k), model units.
-        known: Where each voxel was measured, same shape: for slices the signed distance to the nearest centre (-1 to 1),
-            else the share of it that was (0 to 1).
+        known: How directly each voxel was measured, 0 to 1, same shape.
         task: What degraded the image, shape (b, TASK_SIZE).
         scale: Expected standard deviation of truth minus reference, shape (b,), model units.
     """

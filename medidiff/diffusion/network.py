@@ -19,9 +19,7 @@ from torch.nn import functional
 from medidiff.diffusion.haar import Split, bands, haar, inverse_haar
 from medidiff.errors import ConfigError
 
-# Added to the mean square before it divides. It is not small on purpose: a voxel that is faint against it keeps its
-# amplitude, which is what a residual is made of; only strong ones are brought to one size.
-NORM_EPSILON = 0.05
+NORM_EPSILON = 1e-6
 # Detail bands of a head are this much weaker than its mean band; a network that sees them at unit size need not first
 # learn to turn them up.
 DETAIL_GAIN = 6.0
@@ -125,6 +123,7 @@ class ResidualUNet(nn.Module):
                 self.pool.append(nn.Conv3d(width, channels[level + 1], 2, stride=2))
                 self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, 2, stride=2))
                 self.up.append(nn.ModuleList(ResidualBlock(width, width, wide) for _ in range(blocks)))
+        self.norm = ChannelRMSNorm(channels[0])
         self.leave = nn.Conv3d(channels[0], bands(self.split), 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
@@ -166,8 +165,7 @@ class ResidualUNet(nn.Module):
             h = self.unpool[level](h) + skips.pop()
             for block in self.up[level]:  # type: ignore[attr-defined]
                 h = block(h, e)
-        with torch.autocast(x.device.type, enabled=False):
-            return inverse_haar(self.leave(h.float()), self.split)
+        return inverse_haar(self.leave(functional.silu(self.norm(h))).float(), self.split)
 
 
 class MonaiUNet(nn.Module):

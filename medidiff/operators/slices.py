@@ -118,24 +118,20 @@ class SliceOperator(LinearOperator):
         return corrected
 
     def known(self, y: Tensor) -> Tensor:
-        """Where each voxel lies between the slices, shape (b, *in_shape); see ``phase``."""
+        """How directly each voxel was measured, shape (b, *in_shape); see ``closeness``."""
         shape = [1] * (len(self.in_shape) + 1)
         shape[self.axis + 2] = -1
-        return self.phase().to(y).view(shape).expand(len(y), *self.in_shape)
+        return self.closeness().to(y).view(shape).expand(len(y), *self.in_shape)
 
     def task(self, noise_std: float = 0.0) -> Task:
         """What this operator did, in the numbers that a network reads."""
         return slice_task(self.profile, noise_std)
 
-    def phase(self) -> Tensor:
-        """Signed distance to the nearest slice centre: 0 at a centre, -1 and 1 halfway to the next, shape (fine,).
-
-        The sign tells the two sides of a slice apart, without which a factor of 2 would look the same everywhere.
-        """
-        offsets = np.arange(self.in_shape[self.axis + 1])[:, None] - self.centres
-        nearest = np.abs(offsets).argmin(axis=1)
-        signed = offsets[np.arange(len(offsets)), nearest]
-        return torch.from_numpy(np.clip(2 * signed / self.profile.factor, -1, 1))
+    def closeness(self) -> Tensor:
+        """1 at the centre of a slice, 0 halfway between two: where the data is most direct, shape (fine,)."""
+        fine = np.arange(self.in_shape[self.axis + 1])
+        distance = np.abs(fine[:, None] - self.centres).min(axis=1)
+        return torch.from_numpy(np.clip(1 - 2 * distance / self.profile.factor, 0, 1))
 
     def _along(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Apply a matrix along the slice axis."""

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 
 def contrast(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gain, gamma, and for a fifth of the patches an arbitrary tone curve as another sequence would have."""
+    """Gain, gamma, and for a third of the patches an arbitrary tone curve as another sequence would have."""
     x = x * float(np.exp(rng.normal(0, 0.15)))
     if rng.random() < 0.5:
         x = x.clamp_min(0) ** float(np.exp(rng.normal(0, 0.25)))
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         values = torch.tensor(np.concatenate([[0.0], rng.uniform(0.05, 1.1, 6)]), device=x.device, dtype=x.dtype)
         if rng.random() < 0.5:
             values = values.sort().values

@@ -47,7 +47,7 @@ class SliceRecipe:
 
     weights: Tensor
     reference: Tensor
-    phase: Tensor
+    closeness: Tensor
     task: Task
 
 
@@ -68,9 +68,9 @@ class SliceBank:
     def _recipe(self, profile: SliceProfile, device: torch.device) -> SliceRecipe:
         operator = SliceOperator((1, 1, 1, self.length), 2, profile)
         task = slice_task(profile)
-        tensors = (operator.weights, operator.reference_matrix, operator.phase())
-        weights, reference, phase = (tensor.float().to(device) for tensor in tensors)
-        return SliceRecipe(weights, reference, phase, task)
+        tensors = (operator.weights, operator.reference_matrix, operator.closeness())
+        weights, reference, closeness = (tensor.float().to(device) for tensor in tensors)
+        return SliceRecipe(weights, reference, closeness, task)
 
     def draw(self, rng: np.random.Generator) -> SliceRecipe:
         return self._recipes[int(rng.integers(len(self._recipes)))]
@@ -92,7 +92,7 @@ def degrade_slices(
     start = int(rng.integers(0, line.shape[2] - window + 1))
     box = slice(start, start + window)
     reference = y @ recipe.reference[box].T
-    known = recipe.phase[box].expand_as(reference)
+    known = recipe.closeness[box].expand_as(reference)
     return Degraded(line[..., box], reference, known, replace(recipe.task, noise=noise))
 
 

@@ -105,13 +105,12 @@ def test_the_spline_matrix_is_scipys_spline(count: int, factor: float) -> None:
     assert found[-1] == pytest.approx(values[-1])
 
 
-def test_the_phase_says_on_which_side_of_its_slice_a_voxel_lies() -> None:
-    even = line_operator(12, SliceProfile(4, 4), count=3)
-    torch.testing.assert_close(even.phase(), torch.tensor([-0.75, -0.25, 0.25, 0.75] * 3, dtype=torch.float64))
-    odd = line_operator(9, SliceProfile(3, 3))
-    torch.testing.assert_close(odd.phase(), torch.tensor([-2 / 3, 0, 2 / 3] * 3, dtype=torch.float64))
-    known = SliceOperator((1, 3, 4, 9), 1, SliceProfile(2, 2)).known(torch.zeros(2, 1, 3, 2, 9))
-    torch.testing.assert_close(known, torch.tensor([-0.5, 0.5, -0.5, 0.5]).view(1, 1, 1, 4, 1).expand(2, 1, 3, 4, 9))
+def test_closeness_is_one_at_a_slice_and_zero_between_two() -> None:
+    closeness = line_operator(12, SliceProfile(4, 4), count=3).closeness()
+    expected = torch.tensor([0.25, 0.75, 0.75, 0.25] * 3, dtype=torch.float64)
+    torch.testing.assert_close(closeness, expected)
+    odd = line_operator(9, SliceProfile(3, 3)).closeness()
+    torch.testing.assert_close(odd, torch.tensor([1 / 3, 1, 1 / 3] * 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
