@@ -212,6 +212,7 @@ def test_a_tree_is_cleaned_once_and_the_source_is_untouched(tmp_path: Path) -> N
     assert lost.name == "notes Rosamund.txt"
 
 
+@pytest.mark.slow
 def test_phi_answer_key(shared: Path, tmp_path: Path) -> None:
     if not ocr.available():
         pytest.skip("tesseract is not installed")

@@ -51,9 +51,11 @@ def test_sidecar_keeps_physics_and_drops_the_rest() -> None:
     clean = clean_sidecar(
         {
             "EchoTime": 0.003, "SliceTiming": [0.0, 0.5], "Manufacturer": "Siemens", "InstitutionName": "Saint Osyth",
-            "SeriesDescription": "T1 Quillfeather", "PatientName": "Quillfeather^Rosamund", "RepetitionTime": "Rosamund",
+            "SeriesDescription": "T1 Quillfeather", "PatientName": "Quillfeather^Rosamund",
+            "RepetitionTime": "Rosamund",
             "AcquisitionTime": "09:31:41.50", "ImageType": ["ORIGINAL", "ROSAMUND", "M"], "EchoNumber": 4471903447,
-            "PhaseEncodingDirection": "j-", "global": {"const": {"PatientName": "Rosamund"}}, "DeviceSerialNumber": "55",
+            "PhaseEncodingDirection": "j-", "global": {"const": {"PatientName": "Rosamund"}},
+            "DeviceSerialNumber": "55",
             "ImageComments": "T1", "FlipAngle": [float("nan")], "NonlinearGradientCorrection": True,
         },
         KEY, "id 1",
@@ -66,7 +68,7 @@ def test_sidecar_keeps_physics_and_drops_the_rest() -> None:
 
 
 def phantom(modality: Modality) -> tuple[Volume, np.ndarray]:
-    """A head of simple parts, axes P, S, R as scanners store sagittal scans: skull, brain, and a nose in front of it."""
+    """A head of simple parts, axes P, S, R as scanners store sagittal scans: skull, brain, and a nose before it."""
     affine = np.array([[0, 0, 2.0, -90], [-2.0, 0, 0, 110], [0, 2.0, 0, -110], [0, 0, 0, 1]])
     geometry = Geometry(affine, (110, 110, 90))
     x, y, z = np.moveaxis(geometry.to_world(np.moveaxis(np.indices(geometry.shape), 0, -1)), -1, 0)
