@@ -96,18 +96,21 @@ def same_texture(one: Volume, other: Volume) -> float:
         return 0.0
     valid = np.isfinite(second)
     second = np.where(valid, second, 0.0)
-    step = tuple(slice(None) for _ in range(3))
-    fine = [_texture(first[step]), _texture(second[step])]
-    level = np.percentile(first, 60)
-    inside = valid & (first > level)
+    inside = valid & (first > np.percentile(first, 60))
     inside &= ndimage.binary_erosion(valid, iterations=2)
-    # A region that was wiped out on one side (face, text) says nothing about the rest.
-    inside &= (np.abs(fine[0]) > 0) & (np.abs(fine[1]) > 0)
     if inside.sum() < 500:
         return 0.0
-    x, y = fine[0][inside], fine[1][inside]
+    # Edges of anatomy are alike in all scans of a person, and of a template: noise is looked for between them.
+    edges = np.maximum(_edges(first, inside), _edges(second, inside))
+    inside &= edges <= np.percentile(edges[inside], 50)
+    x, y = _texture(first)[inside], _texture(second)[inside]
+    # A region that was wiped out on one side (face, text) says nothing about the rest.
+    both = (x != 0) & (y != 0)
+    if both.sum() < 250:
+        return 0.0
+    x, y = _clipped(x[both]), _clipped(y[both])
     spread = float(x.std() * y.std())
-    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0
+    return float((x * y).mean() / spread) if spread > 0 else 0.0
 
 
 def _unit(picture: str) -> Array:
@@ -119,6 +122,20 @@ def _unit(picture: str) -> Array:
 def _texture(data: Array) -> Array:
     """What is finer than about two voxels."""
     return np.asarray(data - ndimage.gaussian_filter(data, 1.0))
+
+
+def _edges(data: Array, inside: Array) -> Array:
+    """How steep the image is at the scale of anatomy, in units of its own spread."""
+    steep = ndimage.gaussian_gradient_magnitude(data, 1.5)
+    scale = float(steep[inside].mean())
+    return np.asarray(steep / scale) if scale > 0 else steep
+
+
+def _clipped(values: Array) -> Array:
+    """Centred, and cut at three robust standard deviations: a few strong values must not decide."""
+    centred = values - np.median(values)
+    limit = 3 * 1.4826 * float(np.median(np.abs(centred)))
+    return np.asarray(np.clip(centred, -limit, limit) if limit > 0 else centred)
 
 
 def _onto(volume: Volume, geometry: Geometry) -> Array | None:

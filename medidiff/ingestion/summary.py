@@ -44,7 +44,7 @@ def finish(
     _join_earlier_lines(dataset / FILES, spool)
     state.sweep()
     records = _records(state, gate, shares)
-    write_dataset_files(dataset, name, __version__, (f"/{MANIFEST}", f"/{FILES}", f"/{REPORT}/**"))
+    write_dataset_files(dataset, name, __version__, (f"/{MANIFEST}", f"/{FILES}", f"/{REPORT}/", f"/{REPORT}/**"))
     write_participants(dataset, [r.subject for r in records], {r.subject: r.split for r in records})
     _write_scans(dataset, records)
     _write_lines(dataset / FILES, spool.lines())

@@ -47,7 +47,7 @@ def _threshold(coarse: Array) -> float:
     from skimage.filters import threshold_otsu
 
     bright = float(np.percentile(coarse, 98))
-    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)))))
+    return float(np.exp(threshold_otsu(np.log(np.maximum(coarse, bright / 50)).ravel())))
 
 
 def _block_means(x: Array, factors: tuple[int, ...]) -> Array:
