@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medidiff.data.intensity import IntensityCodec
+from medidiff.diffusion.checkpoint import load_model
 from medidiff.diffusion.denoiser import BLIND_RATIO, Condition, Preconditioned
 from medidiff.diffusion.path import sigma_schedule
 from medidiff.diffusion.sampler import multistep, sample
 from medidiff.diffusion.tiling import TiledDenoiser, Tiling
 from medidiff.errors import ConfigError
+from medidiff.guidance import condition_from
 from medidiff.metrics import seam_index
+from medidiff.models import FOLDER
+from medidiff.operators import SliceOperator, SliceProfile
 from medidiff.rng import generators
+from medidiff.volume import Volume
 from tests.diffusion.networks import Watched, Zero, random_unet, smooth_condition
 
 # Divisible by neither the network's grid (4) nor a tile, and long enough for tiles that do not see both ends.
@@ -144,3 +151,23 @@ def test_the_tiled_denoiser_has_the_range_of_the_plain_one(model: Preconditioned
     tiled, plain = TiledDenoiser(model, condition), model.given(condition)
     assert (tiled.sigma_min, tiled.sigma_max, tiled.spread) == (plain.sigma_min, plain.sigma_max, plain.spread)
     assert plain.spread == pytest.approx(SCALE)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_the_default_halo_is_wide_enough_for_a_shipped_network(path: Path, mni: Volume) -> None:
+    """Its receptive radius is wider, but what it sees beyond the halo hardly counts: far below a scan's own noise."""
+    model, _ = load_model(path)
+    head = IntensityCodec.fit(mni.data).encode(mni.data[0, 78:110, 5:213, 78:110])
+    truth = torch.from_numpy(np.ascontiguousarray(head))[None, None]
+    operator = SliceOperator((1, 32, 208, 32), 2, SliceProfile(4, 4))
+    condition = condition_from(operator, operator.forward(truth))
+    sigma = model.given(condition).sigma_max * torch.ones(1)
+    whole, cut = (
+        TiledDenoiser(model, condition, tiling)(torch.zeros_like(truth), sigma) for tiling in (WHOLE, Tiling(tile=72))
+    )
+    assert float((cut - whole).abs().max()) < 1e-4
+    assert float((cut - whole).square().mean().sqrt()) < 3e-6
+    residuals = [(image - condition.reference)[0, 0].numpy() for image in (cut, whole)]
+    seam, unavoidable = (seam_index(residual, {1: [72, 144]}) for residual in residuals)
+    assert seam == pytest.approx(unavoidable, abs=1e-3)
+    assert seam == pytest.approx(1, abs=0.2)
