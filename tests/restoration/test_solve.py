@@ -139,3 +139,17 @@ def test_an_image_that_is_fine_is_not_touched(truth: Tensor) -> None:
 def test_settings_that_make_no_sense_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Settings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_slices_along_any_axis_are_restored_as_slices_along_the_last(
+    model: Preconditioned, truth: Tensor, axis: int
+) -> None:
+    """The network met slices along the last axis alone: a sagittal stack must be turned to it, and back."""
+    turned = truth.movedim(-1, axis + 2).contiguous()
+    along = SliceOperator((1, *turned.shape[2:]), axis, PROFILES["not-whole"])  # type: ignore[arg-type]
+    done = restore(model, along, along.forward(turned), Settings(samples=1, steps=2))
+    last = restore(model, operator("not-whole"), operator("not-whole").forward(truth), Settings(samples=1, steps=2))
+    for image, expected in zip((done.mean, *done.samples), (last.mean, *last.samples), strict=True):
+        assert image.shape == turned.shape
+        torch.testing.assert_close(image, expected.movedim(-1, axis + 2), rtol=1e-4, atol=1e-4)
