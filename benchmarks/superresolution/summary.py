@@ -96,6 +96,8 @@ def write_table(
                 lines += _scores_table(chosen, about[group])
     lines += _noise_table(truths)
     lines += _cost_table(rows)
+    weights = {r["method"]: r["version"] for r in rows if r["version"]}
+    lines += ["", "Weights (SHA-256): " + (", ".join(f"{m} {v}" for m, v in weights.items()) or "none") + "."]
     lines += ["", "Measured on: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."]
     atomic_write_text(out, "\n".join(lines) + "\n")
 
@@ -119,11 +121,14 @@ def _scores_table(rows: Sequence[Row], about: str) -> list[str]:
         for method in _ordered(rows, "method"):
             part = [r for r in rows if float(r["factor"]) == factor and r["method"] == method]
             if part:
-                lines.append(_scores_line(factor, method, part))
+                own, every = _ordered(part, "axis"), _ordered(rows, "axis")
+                # A run that was stopped: its gain is paired and stands, its means are of fewer cases than the others'.
+                note = "" if own == every else f" (axis {', '.join(own)} alone so far)"
+                lines.append(_scores_line(factor, method, part, note))
     return [*lines, ""]
 
 
-def _scores_line(factor: float, method: str, part: Sequence[Row]) -> str:
+def _scores_line(factor: float, method: str, part: Sequence[Row], note: str = "") -> str:
     if method == BASELINE:
         won, least = "0", "0"
     else:
@@ -132,7 +137,7 @@ def _scores_line(factor: float, method: str, part: Sequence[Row]) -> str:
         least = f"{min(float(r['gain']) for r in part):+.2f}"
     far = _mean(part, "ceiling") - _mean(part, "psnr")
     cells = (
-        f"x{factor:g}", method, f"{_mean(part, 'psnr'):.2f}", won, least, f"{_mean(part, 'ssim'):.3f}",
+        f"x{factor:g}", method + note, f"{_mean(part, 'psnr'):.2f}", won, least, f"{_mean(part, 'ssim'):.3f}",
         f"{_mean(part, 'ssim_whole'):.3f}", f"{_mean(part, 'nrmse'):.3f}", f"{_mean(part, 'hfen'):.3f}",
         f"{_mean(part, 'data_consistency'):.1e}", f"{far:.1f}",
     )  # fmt: skip
