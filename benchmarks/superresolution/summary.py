@@ -123,7 +123,7 @@ def _scores_table(rows: Sequence[Row], about: str) -> list[str]:
             if part:
                 own, every = _ordered(part, "axis"), _ordered(rows, "axis")
                 # A run that was stopped: its gain is paired and stands, its means are of fewer cases than the others'.
-                note = "" if own == every else f" (axis {', '.join(own)} alone so far)"
+                note = "" if set(own) == set(every) else f" (axis {', '.join(own)} alone so far)"
                 lines.append(_scores_line(factor, method, part, note))
     return [*lines, ""]
 
