@@ -159,10 +159,10 @@ def ingest(
     """
     options = options or IngestOptions()
     split_of("", options.split.as_tuple())
-    place = Path(os.path.abspath(dataset))
-    tell = on_progress or (lambda done, total, what: None)
+    place = Path(dataset).resolve()
+    tell = on_progress or _nobody
     local, remote = _sources(sources, place)
-    key_path = Path(os.path.abspath(options.key)) if options.key else place.with_name(f"{place.name}.key")
+    key_path = options.key.resolve() if options.key else place.with_name(f"{place.name}.key")
     with workshop(place) as work:
         key = PrivacyKey.load_or_create(key_path, outside=place)
         state = DatasetState.open(place, key)
@@ -200,6 +200,11 @@ def ingest(
     )
 
 
+def _nobody(done: int, total: int, what: str) -> None:
+    """Nobody wants to be told."""
+    del done, total, what
+
+
 def _sources(sources: Iterable[str | os.PathLike[str]], dataset: Path) -> tuple[list[Path], list[str]]:
     local: list[Path] = []
     remote: list[str] = []
@@ -208,11 +213,10 @@ def _sources(sources: Iterable[str | os.PathLike[str]], dataset: Path) -> tuple[
         if name.startswith(("dicomweb://", "dicomwebs://", "dimse://")):
             remote.append(name)
             continue
-        path = Path(os.path.abspath(name))
+        path = Path(name).resolve()
         if not path.exists():
             raise InputError(f"{source}: there is no such file or folder")
-        one, other = path.resolve(), dataset.resolve()
-        if one.is_relative_to(other) or other.is_relative_to(one):
+        if path.is_relative_to(dataset) or dataset.is_relative_to(path):
             raise ConfigError(f"{source}: source and dataset lie inside one another; give a dataset folder outside it")
         local.append(path)
     if not local and not remote:

@@ -77,7 +77,7 @@ class ManifestRecord:
             InputError: fields are missing or unknown.
         """
         known = {item.name for item in fields(cls)}
-        if not isinstance(value, dict) or set(value) - known:
+        if set(value) - known:
             raise InputError("a manifest line has fields that this version does not know; ingest again")
         values = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
         try:
@@ -108,8 +108,8 @@ def read_manifest(dataset: str | os.PathLike[str]) -> Iterator[ManifestRecord]:
     with stream:
         for number, line in enumerate(stream, 1):
             try:
-                yield ManifestRecord.from_json(json.loads(line))
-            except (ValueError, InputError) as error:
+                yield ManifestRecord.from_json(dict(json.loads(line)))
+            except (ValueError, TypeError, InputError) as error:
                 raise InputError(f"{path}:{number}: {error}") from error
 
 

@@ -20,7 +20,9 @@ from medidiff.geometry import Geometry
 from medidiff.io.atomic import atomic_write_json, atomic_write_text
 
 BIDS_VERSION = "1.10.0"
-ANAT_SUFFIXES = frozenset({"T1w", "T2w", "T2starw", "FLAIR", "PDw", "PDT2", "inplaneT1", "inplaneT2", "angio", "T1map", "T2map"})
+ANAT_SUFFIXES = frozenset(
+    {"T1w", "T2w", "T2starw", "FLAIR", "PDw", "PDT2", "inplaneT1", "inplaneT2", "angio", "T1map", "T2map"}
+)
 IGNORED = ("ct", "other")
 
 # Names that protocols go by, tried in order: FLAIR before T2, because "t2_flair" is one.
@@ -32,7 +34,9 @@ _CONTRASTS = (
     ("T2w", r"t2|ciss|fiesta|(?<![a-z])space(?![a-z])|haste"),
 )
 # Maps that a scanner or a workstation computed from a scan.
-_COMPUTED = frozenset({"ADC", "FA", "TRACEW", "TTP", "MTT", "CBF", "CBV", "MPR", "PROJECTION IMAGE", "MIP", "MNIP", "SUBTRACTION"})
+_COMPUTED = frozenset(
+    {"ADC", "FA", "TRACEW", "TTP", "MTT", "CBF", "CBV", "MPR", "PROJECTION IMAGE", "MIP", "MNIP", "SUBTRACTION"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,8 @@ def write_dataset_files(dataset: Path, name: str, version: str, ignored: Iterabl
         "GeneratedBy": [{"Name": "medidiff", "Version": version}],
     }
     atomic_write_json(dataset / "dataset_description.json", description)
-    patterns = [*(f"**/{folder}/**" for folder in IGNORED), *ignored]
+    # Bare names: the validator takes a folder that it does not know for one opaque object.
+    patterns = [*IGNORED, *ignored]
     atomic_write_text(dataset / ".bidsignore", "\n".join(patterns) + "\n")
     atomic_write_text(dataset / "README.md", _README)
 
@@ -172,7 +177,9 @@ def write_participants(dataset: Path, subjects: Iterable[str], splits: Mapping[s
     rows = [f"sub-{subject}\t{splits[subject]}" for subject in sorted(set(subjects))]
     atomic_write_text(dataset / "participants.tsv", "\n".join(["participant_id\tsplit", *rows]) + "\n")
     meaning = "Which part of the data the participant belongs to; all scans of a participant are in one part"
-    levels = {name: f"for {use}" for name, use in (("train", "training"), ("validation", "choices"), ("test", "scores"))}
+    levels = {
+        name: f"for {use}" for name, use in (("train", "training"), ("validation", "choices"), ("test", "scores"))
+    }
     atomic_write_json(dataset / "participants.json", {"split": {"Description": meaning, "Levels": levels}})
 
 

@@ -34,7 +34,7 @@ def voxel_hash(volume: Volume) -> str:
     spacing = " ".join(f"{step:.3f}" for step in upright.geometry.spacing)
     digest.update(f"{upright.data.shape} {spacing}".encode())
     for frame in upright.data:
-        digest.update(np.ascontiguousarray(frame, dtype="<f4") + np.float32(0))  # -0.0 is 0.0
+        digest.update((np.ascontiguousarray(frame, dtype="<f4") + np.float32(0)).tobytes())  # -0.0 is 0.0
     return digest.hexdigest()
 
 
@@ -47,7 +47,10 @@ def fingerprint(volume: Volume) -> str:
         edges = np.linspace(0, clipped.shape[axis], CELLS + 1)
         begins = np.minimum(edges[:-1].astype(int), clipped.shape[axis] - 1)
         ends = np.maximum(np.ceil(edges[1:]).astype(int), begins + 1)
-        cells = [clipped.take(range(a, min(b, clipped.shape[axis])), axis).mean(axis, keepdims=True) for a, b in zip(begins, ends, strict=True)]
+        cells = [
+            clipped.take(range(a, min(b, clipped.shape[axis])), axis).mean(axis, keepdims=True)
+            for a, b in zip(begins, ends, strict=True)
+        ]
         clipped = np.concatenate(cells, axis)
     centred = clipped.ravel() - clipped.mean()
     scale = float(np.abs(centred).max())
@@ -77,7 +80,10 @@ class Fingerprints:
             return []
         mine = _unit(picture).astype(np.float32)
         scores = np.concatenate(
-            [np.stack(self._pictures[at : at + 1024]).astype(np.float32) @ mine for at in range(0, len(self._ids), 1024)]
+            [
+                np.stack(self._pictures[at : at + 1024]).astype(np.float32) @ mine
+                for at in range(0, len(self._ids), 1024)
+            ]
         )
         order = [int(index) for index in np.argsort(-scores, kind="stable") if scores[index] >= CANDIDATE]
         return [self._ids[index] for index in order[:most]]

@@ -1,7 +1,8 @@
 """Whether a face may be seen in a volume, and the volume without it.
 
-What a header says about the body part decides first, then what a face needs to be rendered: 40 mm along every axis. Where both leave it open the brain is looked for, and a scan in which a head is likely but no brain is found is
-set apart: nobody could say where its face is.
+What a header says about the body part decides first, then what a face needs to be rendered: 40 mm along every axis.
+Where both leave it open the brain is looked for, and a scan in which a head is likely but no brain is found is set
+apart: nobody could say where its face is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _HEADS = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "WHOLE", "ORBIT", "JAW", "TM
 _CT_AIR = -500.0
 
 
-def without_face(volume: Volume, body_part: str, *, keep: bool, stated: BodyPart = "auto") -> tuple[Volume, dict[str, Any]]:
+def without_face(
+    volume: Volume, body_part: str, *, keep: bool, stated: BodyPart = "auto"
+) -> tuple[Volume, dict[str, Any]]:
     """Remove the face if one may be there.
 
     Args:

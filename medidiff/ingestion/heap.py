@@ -16,7 +16,7 @@ from medidiff.ingestion.spool import Spool
 from medidiff.io.archives import ArchiveLimits, extract_zip, list_zip
 from medidiff.io.dicom import Reason, SetAside, index
 from medidiff.io.dicom.scan import walk
-from medidiff.io.formats import FORMATS, looks_like_dicom
+from medidiff.io.formats import FORMATS
 from medidiff.io.nifti import header_beside
 from medidiff.io.source import open_source
 from medidiff.privacy.keys import PrivacyKey
@@ -46,7 +46,7 @@ class Heap:
     """
 
     def __init__(self, sources: Iterable[Path], work: Path, key: PrivacyKey, limits: ArchiveLimits) -> None:
-        self._sources = [Path(os.path.abspath(source)) for source in sources]
+        self._sources = [Path(source).resolve() for source in sources]
         self._work = work
         self._key = key
         self._limits = limits
@@ -71,11 +71,12 @@ class Heap:
         self.roots.append(folder)
         self._sources.append(folder)
 
-    def index(self, spool: Spool, *, budget: int | None, localizers: bool, workers: int | None, on_file: OnFile) -> None:
+    def index(
+        self, spool: Spool, *, budget: int | None, localizers: bool, workers: int | None, on_file: OnFile
+    ) -> None:
         """Look at every file once, and put it into the spool."""
-        seen = 0
-        for found in index(self._dicom(spool), workers=workers, budget=budget, localizers=localizers):
-            seen += 1
+        headers = index(self._dicom(spool), workers=workers, budget=budget, localizers=localizers)
+        for seen, found in enumerate(headers, 1):
             if seen % 100 == 0:
                 on_file(seen)
             if isinstance(found, SetAside):
@@ -86,9 +87,7 @@ class Heap:
     def _aside(self, found: SetAside, spool: Spool) -> None:
         name = Path(found.path).name.lower()
         stranger = found.reason is Reason.NOT_DICOM and not name.endswith(_DICOM_SUFFIXES)
-        spool.add_line(
-            FileLine(self.token(found.path), SKIPPED if stranger else APART, found.reason.value, found.text)
-        )
+        spool.add_line(FileLine(self.token(found.path), SKIPPED if stranger else APART, found.reason.value, found.text))
         if found.series_uid:
             spool.add_stray(found.path, found.series_uid)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,13 @@ from medidiff.errors import BudgetError, InputError
 from medidiff.export.bids import ANAT_SUFFIXES, Contrast, Kind, entities_of, kind_of_mr, read_sidecar
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
-from medidiff.ingestion.series import Tools
+from medidiff.ingestion.series import Tools, file_digest
 from medidiff.io import VolumeInfo, probe, read_volume
 from medidiff.privacy.identity import Identity, identity_of
 from medidiff.privacy.policy import CannotClean
 from medidiff.privacy.sidecar import clean_sidecar
 from medidiff.volume import Modality, Volume
 
-_CHUNK = 1 << 20
 _SUFFIX = re.compile(r"(\.nii|\.mgz|\.mgh|\.nrrd|\.img|\.hdr)?(\.gz)?$", re.IGNORECASE)
 # What a file name says about the image and not about the person.
 _IMAGE_WORDS = re.compile(
@@ -51,11 +48,12 @@ def image_digest(path: Path, tools: Tools) -> str:
     Raises:
         SetApart: it cannot be read.
     """
-    digest = hashlib.sha256(tools.fingerprint.encode())
-    for part in (path, _image_of_pair(path)):
-        if part is not None:
-            digest.update(_file_hash(part))
-    return tools.key.token("image", digest.digest(), 32)
+    parts = [part for part in (path, _image_of_pair(path)) if part is not None]
+    try:
+        contents = [file_digest(part) for part in parts]
+    except OSError as error:
+        raise SetApart(lines.UNUSABLE_IMAGE, f"the system cannot read it ({error.strerror})") from error
+    return tools.key.token("image", "\n".join([tools.fingerprint, *contents]), 32)
 
 
 def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = "") -> tuple[Candidate, frozenset[str]]:
@@ -96,7 +94,11 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
         frame_step=info.frame_step if kind.datatype == "func" else None,
         acquired=acquired if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", acquired) else "",
         body_part=str(facts.get("BodyPartExamined", "")),
-        source={"format": info.format, "files": 1 + (_image_of_pair(place.path) is not None), "planes": int(volume.geometry.shape[2])},
+        source={
+            "format": info.format,
+            "files": 1 + (_image_of_pair(place.path) is not None),
+            "planes": int(volume.geometry.shape[2]),
+        },
         deidentification={
             "method": "voxels and grid alone, header written anew, sidecar by allow-list",
             "policy": tools.policy.fingerprint,
@@ -169,7 +171,7 @@ def _identity(place: Place, extra: dict[str, Any], entities: dict[str, str], pat
 
 def _relative(place: Place) -> str:
     """The path below the source, the source's own name included when it is a folder."""
-    base = place.root.parent if place.root.is_dir() else place.root.parent
+    base = place.root.parent
     name = place.name
     return name[len(str(base)) :].lstrip("/") if name.startswith(str(base)) else name
 
@@ -271,15 +273,3 @@ def _image_of_pair(path: Path) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-def _file_hash(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            read: Callable[[], bytes] = lambda: stream.read(_CHUNK)  # noqa: E731 - iter() wants a callable
-            for chunk in iter(read, b""):
-                digest.update(chunk)
-    except OSError as error:
-        raise SetApart(lines.UNUSABLE_IMAGE, f"the system cannot read it ({error.strerror})") from error
-    return digest.digest()

@@ -114,7 +114,9 @@ def outliers(records: Sequence[ManifestRecord], gate: QualityGate) -> dict[str, 
         groups.setdefault((record.modality, record.suffix), []).append(record)
     for (modality, suffix), members in groups.items():
         for name, word in (("noise", "noise"), ("entropy_focus", "sharpness")):
-            measured = [(record.id, value) for record in members if isinstance(value := record.quality.get(name), float)]
+            measured = [
+                (record.id, value) for record in members if isinstance(value := record.quality.get(name), float)
+            ]
             if len(measured) < gate.outlier_count:
                 continue
             values = np.asarray([value for _, value in measured])
@@ -153,7 +155,9 @@ def _signal_reasons(frame: Array, mask: Array, volume: Volume, gate: QualityGate
         figures["noise"] = _round(noise / median)
         figures["snr"] = _round(min(median / noise, 1e6)) if noise > 0 else None
         if noise > 0 and median / noise < gate.min_snr:
-            reasons.append(f"noise far off: signal over noise is {median / noise:.1f}, at least {gate.min_snr:g} is needed")
+            reasons.append(
+                f"noise far off: signal over noise is {median / noise:.1f}, at least {gate.min_snr:g} is needed"
+            )
     elif noise is not None:
         figures["noise_hu"] = _round(noise)
     if volume.modality is Modality.MR and median > 0:
@@ -161,7 +165,9 @@ def _signal_reasons(frame: Array, mask: Array, volume: Volume, gate: QualityGate
         figures["ghosting"] = None if ghosting is None else _round(ghosting)
         figures["entropy_focus"] = _round(_entropy_focus(frame))
         if ghosting is not None and ghosting > gate.max_ghosting:
-            reasons.append(f"motion far off: ghosts of {ghosting:.0%} of the signal beside the head, along one axis only")
+            reasons.append(
+                f"motion far off: ghosts of {ghosting:.0%} of the signal beside the head, along one axis only"
+            )
     return reasons
 
 

@@ -16,7 +16,7 @@ from medidiff.ingestion.series import Tools, clean_series, plane_count, volume_d
 from medidiff.ingestion.spool import Entry, Group, Spool
 from medidiff.ingestion.state import DatasetState
 from medidiff.ingestion.store import Store
-from medidiff.io.dicom import SeriesPlan, SeriesRefused, find_series
+from medidiff.io.dicom import SeriesPlan, SeriesRefused, SeriesReport, find_series
 
 OnProgress = Callable[[int, int, str], None]
 Fate = list[str]
@@ -66,7 +66,8 @@ class Runner:
         identity = key.token("group", f"{group.study}|{group.series}|{group.number}", 20)
         objects = {entry.path: key.token("object", f"{entry.sop} {entry.size}", 16) for entry in entries}
         strays = self._spool.strays(group)
-        content = "\n".join([self._tools.fingerprint, str(len(strays)), *sorted(objects.values())])
+        seen = sorted(f"{objects[entry.path]} {entry.changed}" for entry in entries)
+        content = "\n".join([self._tools.fingerprint, str(len(strays)), *seen])
         digest = key.token("group content", content, 32)
         known = self._state.group(identity, digest)
         if known is None:
@@ -86,45 +87,71 @@ class Runner:
 
     def _plan(self, entries: list[Entry], strays: list[str]) -> dict[str, Fate]:
         """What becomes of each file of a series, by its path."""
-        fates: dict[str, Fate] = {}
         paths = [entry.path for entry in entries]
         try:
-            report = find_series([*paths, *strays], policy=self._tools.reading, workers=1)
+            reports = self._reports(paths, strays)
         except Exception as error:  # noqa: BLE001 - a defect in planning one series must not end the run
             text = f"planning ended in {type(error).__name__}; please report it"
             return {path: [APART, lines.INTERNAL, text, ""] for path in paths}
-        partly: dict[str, str] = {}
-        for item in report.set_aside:
-            fates[item.path] = [APART, item.reason.value, item.text, ""]
-            if item.frame is not None:
-                partly[item.path] = f"some of its frames are in no volume: {item.reason.value}: {item.text}"
-        for plan in report.series:
-            fate = self._volume(plan)
-            for path in plan.files:
-                if fates.get(path, [""])[0] != KEPT:
-                    note = partly.get(path, "") if fate[0] == KEPT else ""
-                    fates[path] = [fate[0], fate[1], fate[2] or note, fate[3]]
+        fates: dict[str, Fate] = {}
+        taken: set[str] = set()
+        for report in reports:
+            partly: dict[str, str] = {}
+            for item in report.set_aside:
+                fates.setdefault(item.path, [APART, item.reason.value, item.text, ""])
+                if item.frame is not None:
+                    partly[item.path] = f"some of its frames are in no volume: {item.reason.value}: {item.text}"
+            for plan in report.series:
+                fate = self._volume(plan, taken)
+                for path in plan.files:
+                    if fates.get(path, [""])[0] != KEPT:
+                        note = partly.get(path, "") if fate[0] == KEPT else ""
+                        fates[path] = [fate[0], fate[1], fate[2] or note, fate[3]]
         for path in paths:
             fates.setdefault(path, [APART, lines.INTERNAL, "lost from sight; please report it", ""])
         return fates
 
-    def _volume(self, plan: SeriesPlan) -> Fate:
+    def _reports(self, paths: list[str], strays: list[str]) -> list[SeriesReport]:
+        """Plans of a series: of all its files together, or folder by folder where copies spoil one another.
+
+        The same series is often exported more than once, and one of the copies may be damaged.
+        """
+        together = self._find([*paths, *strays])
+        folders: dict[str, list[str]] = {}
+        for path in [*paths, *strays]:
+            folders.setdefault(str(Path(path).parent), []).append(path)
+        if len(folders) < 2 or not together.set_aside:
+            return [together]
+        apart = [self._find(members) for _, members in sorted(folders.items())]
+        if max(map(_largest, apart)) <= _largest(together):
+            return [together]
+        # The fullest copy comes first, and takes the volume's name.
+        return sorted(apart, key=_largest, reverse=True)
+
+    def _find(self, paths: list[str]) -> SeriesReport:
+        return find_series(paths, policy=self._tools.reading, workers=1)
+
+    def _volume(self, plan: SeriesPlan, taken: set[str]) -> Fate:
+        """Keep a volume, unless another copy of the series has taken its place."""
         tools = self._tools
         try:
             identity = volume_id(plan, tools.key)
-            if self._store.known(identity, volume_digest(plan, tools)):
+            if identity in taken:
+                return [APART, lines.OLDER_VERSION, f"volume {identity} was made of another copy of this series", ""]
+            taken.add(identity)
+            digest = volume_digest(plan, tools)
+            if self._store.known(identity, digest):
                 return [KEPT, "", "", identity]
             if self._store.fuller(identity, plane_count(plan)):
                 text = f"volume {identity} was made of more images of this series"
                 return [APART, lines.OLDER_VERSION, text, ""]
-            return self._keep(*clean_series(plan, tools))
+            return self._keep(*clean_series(plan, digest, tools))
         except Exception as error:  # noqa: BLE001 - sorted there
             return _fate_of(error)
         finally:
             shutil.rmtree(tools.work / "clean", ignore_errors=True)
 
     def _image(self, path: str, file: str) -> None:
-        key = self._tools.key
         try:
             digest = image_digest(Path(path), self._tools)
             known = self._state.group(f"image-{digest}", digest)
@@ -136,7 +163,6 @@ class Runner:
             fate = known["image"][0]
         except SetApart as error:
             fate = _fate_of(error)
-        del key
         self._spool.add_line(FileLine(file, fate[0], fate[1], fate[2], fate[3]))
 
     def _one_image(self, path: str, digest: str) -> Fate:
@@ -157,6 +183,10 @@ class Runner:
         return [KEPT, "", "", stored.record.id]
 
 
+def _largest(report: SeriesReport) -> int:
+    return max((plane_count(plan) for plan in report.series), default=0)
+
+
 def _fate_of(error: Exception) -> Fate:
     """A line for what kept a source from becoming a volume.
 
@@ -168,7 +198,12 @@ def _fate_of(error: Exception) -> Fate:
     if isinstance(error, SeriesRefused):
         return [APART, error.reason.value, error.text, ""]
     if isinstance(error, BudgetError | MemoryError):
-        return [APART, lines.OVER_BUDGET, "the volume is larger than the memory budget; raise it, or split the source", ""]
+        return [
+            APART,
+            lines.OVER_BUDGET,
+            "the volume is larger than the memory budget; raise it, or split the source",
+            "",
+        ]
     if isinstance(error, OutputError | OSError):
         raise error
     if isinstance(error, InputError):

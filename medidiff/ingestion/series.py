@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from medidiff.privacy.pixels import clean_frames
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 from medidiff.privacy.sidecar import clean_sidecar
 from medidiff.volume import Modality
-
 
 # So many slices are searched at once: a few hundred MB at most.
 _TOGETHER = 256
@@ -69,20 +69,32 @@ def volume_id(plan: SeriesPlan, key: PrivacyKey) -> str:
 
 
 def volume_digest(plan: SeriesPlan, tools: Tools) -> str:
-    """Keyed hash of the planes that make a volume and of the settings."""
-    slots = (f"{s.header.sop_uid} {s.plane.index} {s.header.size}" for frame in plan.frames for s in frame.slots)
+    """Keyed hash of the files that make a volume, of their order in it, and of the settings.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    contents = {path: file_digest(Path(path)) for path in plan.files}
+    slots = (f"{contents[s.header.path]} {s.plane.index}" for frame in plan.frames for s in frame.slots)
     return tools.key.token("planes", "\n".join([tools.fingerprint, plan.label, *slots]), 32)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def plane_count(plan: SeriesPlan) -> int:
     return sum(len(frame.slots) for frame in plan.frames)
 
 
-def clean_series(plan: SeriesPlan, tools: Tools) -> tuple[Candidate, frozenset[str]]:
+def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> tuple[Candidate, frozenset[str]]:
     """Read and clean one volume.
 
     Args:
         plan: Of ``find_series``.
+        digest: Of ``volume_digest``.
         tools: Key and settings.
     Returns:
         The candidate, and the names of its persons, for the audit at the end.
@@ -99,7 +111,7 @@ def clean_series(plan: SeriesPlan, tools: Tools) -> tuple[Candidate, frozenset[s
     key = tools.key
     candidate = Candidate(
         id=volume_id(plan, key),
-        digest=volume_digest(plan, tools),
+        digest=digest,
         planes=plane_count(plan),
         subject=done.subject,
         session=key.token("session", plan.study_uid or plan.series_uid, 8),
@@ -147,10 +159,10 @@ def _clean_together(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned | 
     done = _Cleaned()
     for start in range(0, len(plan.files), _TOGETHER):
         frames: list[NDArray[Any]] = []
-        first: Dataset | None = None
         for number, path in enumerate(plan.files[start : start + _TOGETHER], start):
             source, clean = _clean_file(Path(path), number, folder, done, headers)
-            first = first or source
+            if number == start:
+                first = source
             try:
                 frames.append(np.asarray(clean.pixel_array))
             except Exception:  # noqa: BLE001 - pydicom fails in many ways; the other way has a typed reason

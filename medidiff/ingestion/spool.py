@@ -5,17 +5,21 @@ It lies in the private work folder, because it knows paths, and is thrown away a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from medidiff.ingestion.lines import FileLine
 from medidiff.io.dicom import InstanceHeader
 
 _SCHEMA = """
-CREATE TABLE object (path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER);
+CREATE TABLE object (
+  path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER, changed INTEGER
+);
 CREATE TABLE stray (path TEXT, series TEXT);
 CREATE TABLE image (path TEXT PRIMARY KEY, file TEXT);
 CREATE TABLE part (file TEXT, header TEXT);
@@ -43,6 +47,7 @@ class Entry:
     file: str
     sop: str
     size: int
+    changed: int
 
 
 class Spool:
@@ -55,15 +60,18 @@ class Spool:
         self._db.execute("BEGIN")
         self._pending = 0
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
 
     def add_object(self, header: InstanceHeader, file: str) -> None:
-        row = (header.path, file, header.study_uid, header.series_uid, header.series_number, header.sop_uid, header.size)
-        self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        number, size, changed = header.series_number, header.size, os.stat(header.path).st_mtime_ns  # noqa: PTH116
+        row = (header.path, file, header.study_uid, header.series_uid, number, header.sop_uid, size, changed)
+        self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def add_stray(self, path: str, series: str) -> None:
         """A file of a series that is no part of it: the series' plan should know of it."""
@@ -98,7 +106,8 @@ class Spool:
 
     def entries(self, group: Group) -> list[Entry]:
         rows = self._db.execute(
-            "SELECT path, file, sop, size FROM object WHERE study = ? AND series = ? AND number IS ? ORDER BY path",
+            "SELECT path, file, sop, size, changed FROM object "
+            "WHERE study = ? AND series = ? AND number IS ? ORDER BY path",
             (group.study, group.series, group.number),
         )
         return [Entry(*row) for row in rows]
@@ -115,7 +124,9 @@ class Spool:
 
     def count(self) -> tuple[int, int]:
         """Series and volume files to be worked on."""
-        series = self._db.execute("SELECT COUNT(*) FROM (SELECT 1 FROM object GROUP BY study, series, number)").fetchone()
+        series = self._db.execute(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM object GROUP BY study, series, number)"
+        ).fetchone()
         images = self._db.execute("SELECT COUNT(*) FROM image").fetchone()
         return int(series[0]), int(images[0])
 

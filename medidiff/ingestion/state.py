@@ -149,15 +149,15 @@ class DatasetState:
                     relative = (Path(folder) / name).relative_to(self.dataset).as_posix()
                     if relative not in owned and not name.endswith("_scans.tsv"):
                         (self.dataset / relative).unlink()
-                left = os.listdir(folder)
+                left = [entry.name for entry in _entries(Path(folder))]
                 if not left or all(name.endswith("_scans.tsv") for name in left):
                     with suppress(OSError):
                         for name in left:
                             (Path(folder) / name).unlink()
                         Path(folder).rmdir()
-        for folder in (self.dataset, self.root, *(self.root / name for name in ("volumes", "groups", "thumbs"))):
-            for entry in _entries(folder):
-                orphan = folder.name == "thumbs" and f"{STATE}/thumbs/{entry.name}" not in owned
+        for place in (self.dataset, self.root, *(self.root / name for name in ("volumes", "groups", "thumbs"))):
+            for entry in _entries(place):
+                orphan = place.name == "thumbs" and f"{STATE}/thumbs/{entry.name}" not in owned
                 if is_temporary(entry.name) or orphan:
                     Path(entry.path).unlink(missing_ok=True)
 

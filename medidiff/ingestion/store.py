@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,12 @@ from medidiff.ingestion.candidate import Candidate, SetApart
 from medidiff.ingestion.duplicates import SAME_TEXTURE, Fingerprints, fingerprint, same_texture, voxel_hash
 from medidiff.ingestion.faces import BodyPart, without_face
 from medidiff.ingestion.quality import QualityGate, assess
+from medidiff.ingestion.series import file_digest
 from medidiff.ingestion.state import DatasetState, StoredVolume
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.report.contact import thumbnail_png
 from medidiff.volume import Volume
-
-_CHUNK = 1 << 20
 
 
 class Store:
@@ -64,9 +61,7 @@ class Store:
             SetApart: its face cannot be removed, or it is in the dataset already in another form.
             OutputError: it cannot be written.
         """
-        volume, face = without_face(
-            candidate.volume, candidate.body_part, keep=self._keep_face, stated=self._body_part
-        )
+        volume, face = without_face(candidate.volume, candidate.body_part, keep=self._keep_face, stated=self._body_part)
         hashed, picture = voxel_hash(volume), fingerprint(volume)
         self._refuse_duplicate(candidate.id, volume, hashed, picture)
         found = assess(volume, self._gate, candidate.body_part)
@@ -134,7 +129,7 @@ def _record(candidate: Candidate, volume: Volume, path: str, image: Path, hashed
         split="",
         usable=True,
         reasons=(),
-        sha256=_sha256(image),
+        sha256=file_digest(image),
         voxels_sha256=hashed,
         shape=geometry.shape,
         frames=int(volume.data.shape[0]),
@@ -156,12 +151,3 @@ def _stored_type(volume: Volume) -> Any:
         if not np.array_equal(frame, np.rint(frame)):
             return np.float32
     return np.int16
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        chunks: Iterable[bytes] = iter(lambda: stream.read(_CHUNK), b"")
-        for chunk in chunks:
-            digest.update(chunk)
-    return digest.hexdigest()

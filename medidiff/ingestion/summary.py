@@ -44,7 +44,7 @@ def finish(
     _join_earlier_lines(dataset / FILES, spool)
     state.sweep()
     records = _records(state, gate, shares)
-    write_dataset_files(dataset, name, __version__, (f"/{MANIFEST}", f"/{FILES}", f"/{REPORT}/", f"/{REPORT}/**"))
+    write_dataset_files(dataset, name, __version__, (MANIFEST, FILES, REPORT))
     write_participants(dataset, [r.subject for r in records], {r.subject: r.split for r in records})
     _write_scans(dataset, records)
     _write_lines(dataset / FILES, spool.lines())
@@ -70,9 +70,7 @@ def _records(state: DatasetState, gate: QualityGate, shares: tuple[float, float,
     finished = []
     for record in records:
         reasons = (*record.reasons, *far_off.get(record.id, ()))
-        finished.append(
-            replace(record, split=split_of(record.subject, shares), reasons=reasons, usable=not reasons)
-        )
+        finished.append(replace(record, split=split_of(record.subject, shares), reasons=reasons, usable=not reasons))
     return sorted(finished, key=lambda record: record.path)
 
 
@@ -94,7 +92,13 @@ def _join_earlier_lines(path: Path, spool: Spool) -> None:
 def _write_lines(path: Path, found: Iterable[FileLine]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for line in found:
-            value = {"file": line.file, "outcome": line.outcome, "reason": line.reason, "text": line.text, "volume": line.volume}
+            value = {
+                "file": line.file,
+                "outcome": line.outcome,
+                "reason": line.reason,
+                "text": line.text,
+                "volume": line.volume,
+            }
             stream.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
@@ -162,7 +166,9 @@ def _page(name: str, records: list[ManifestRecord], spool: Spool, sheets: list[b
         sections.append(Section("To be looked at", [Table(["file", "reason", "what was found"], rows, caption)]))
     if sheets:
         pictures = [
-            Picture(sheet, f"Sheet {number}: axial, coronal, sagittal; a frame marks what is not usable", "contact sheet")
+            Picture(
+                sheet, f"Sheet {number}: axial, coronal, sagittal; a frame marks what is not usable", "contact sheet"
+            )
             for number, sheet in enumerate(sheets[:3], 1)
         ]
         more_sheets = [Paragraph(f"{len(sheets) - 3} more sheets lie beside this page.")] if len(sheets) > 3 else []
@@ -174,7 +180,7 @@ def _page(name: str, records: list[ManifestRecord], spool: Spool, sheets: list[b
 def _verdicts(records: list[ManifestRecord], bad: int) -> list[Verdict]:
     unusable = sum(not record.usable for record in records)
     faces = Counter(str(record.deidentification.get("face", {}).get("done", "")) for record in records)
-    found = [
+    return [
         Verdict(
             Status.WARNING if bad else Status.PASSED,
             "Every file has a line",
@@ -188,10 +194,9 @@ def _verdicts(records: list[ManifestRecord], bad: int) -> list[Verdict]:
         Verdict(
             Status.WARNING if faces["kept"] else Status.PASSED,
             "Faces",
-            f"removed from {faces['removed']}, none to be seen in {faces['nothing']}, kept by choice in {faces['kept']}",
+            f"removed from {faces['removed']}, none to be seen in {faces['nothing']}, kept in {faces['kept']}",
         ),
     ]
-    return found
 
 
 def _outcome_table(outcomes: Counter[tuple[str, str]], example: dict[tuple[str, str], str]) -> Table:

@@ -32,7 +32,19 @@ def exam(tmp_path: Path) -> list[Path]:
 
 
 def ingest_command(address: str, folder: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "medidiff", "ingest", address, "-o", str(folder / "dataset"), "--body-part", "other", "--json", *more]
+    return [
+        sys.executable,
+        "-m",
+        "medidiff",
+        "ingest",
+        address,
+        "-o",
+        str(folder / "dataset"),
+        "--body-part",
+        "other",
+        "--json",
+        *more,
+    ]
 
 
 def check(done: subprocess.CompletedProcess[str], folder: Path, exam: list[Path], volumes: int = 2) -> None:
@@ -45,7 +57,9 @@ def check(done: subprocess.CompletedProcess[str], folder: Path, exam: list[Path]
     sums = {}
     for path in exam:
         ds = pydicom.dcmread(path)
-        sums[ds.SeriesInstanceUID] = sums.get(ds.SeriesInstanceUID, 0.0) + float(ds.pixel_array.astype(np.float64).sum())
+        sums[ds.SeriesInstanceUID] = sums.get(ds.SeriesInstanceUID, 0.0) + float(
+            ds.pixel_array.astype(np.float64).sum()
+        )
     for total in written:
         assert min(abs(total - value) for value in sums.values()) < 1.0
     assert not (folder / ".dataset.medidiff-work").exists()

@@ -83,7 +83,9 @@ def parse_address(text: str) -> Address:
         elif name in _SETTINGS:
             settings[name] = value
         else:
-            raise ConfigError(f"{name}: a server cannot be asked by that; known are {', '.join((*FILTERS, *_SETTINGS))}")
+            raise ConfigError(
+                f"{name}: a server cannot be asked by that; known are {', '.join((*FILTERS, *_SETTINGS))}"
+            )
     method = settings.get("method", "auto")
     if method not in ("auto", "get", "move"):
         raise ConfigError(f"method: expected get, move or auto, got {method}")

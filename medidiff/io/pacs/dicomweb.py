@@ -51,7 +51,9 @@ def _find(client: Any, address: Address) -> list[tuple[str, str]]:
     except (OSError, ValueError, KeyError) as error:  # requests' errors are OSErrors
         status = getattr(getattr(error, "response", None), "status_code", None)
         why = f"it answers {status}" if status else type(error).__name__
-        raise InputError(f"{address}: the DICOMweb service cannot be asked ({why}); check host, port and path") from error
+        raise InputError(
+            f"{address}: the DICOMweb service cannot be asked ({why}); check host, port and path"
+        ) from error
     pairs = {(_value(item, _STUDY), _value(item, _SERIES)) for item in found}
     return sorted(pair for pair in pairs if all(pair))
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 
 from medidiff.errors import InputError, OutputError
 from medidiff.io.dicom.quiet import quiet
@@ -20,6 +15,8 @@ from medidiff.io.pacs.address import Address
 from medidiff.io.pacs.disk import put
 from medidiff.io.pacs.door import FetchReport, OnProgress
 
+# Study root query and retrieve, PS3.4 C.6.2
+FIND, MOVE, GET = (UID(f"1.2.840.10008.5.1.4.1.2.2.{part}") for part in (1, 2, 3))
 SUCCESS, PENDING = 0x0000, (0xFF00, 0xFF01)
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
 
@@ -39,6 +36,7 @@ _PACKED = (
     "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99",
     "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.2",
 )  # fmt: skip
+_OF_SERIES = ("Modality", "SeriesInstanceUID", "SeriesDescription")
 # Of the 128 contexts that an association may have, one is for the query.
 _MOST_CONTEXTS = 127
 
@@ -100,10 +98,10 @@ def store_event(event: Any, folder: Path) -> tuple[int, OutputError | None]:
 
 def _find(address: Address) -> list[tuple[str, str]]:
     """Study and series UIDs that fit the filters."""
-    chosen = dict(address.filters)
-    at_series = {name: chosen.pop(name) for name in ("Modality", "SeriesInstanceUID", "SeriesDescription") if name in chosen}
-    application = AE(ae_title=address.calling)
-    application.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    chosen: dict[str, str] = dict(address.filters)
+    at_series: dict[str, str] = {name: chosen.pop(name) for name in _OF_SERIES if name in chosen}
+    application: Any = AE(ae_title=address.calling)
+    application.add_requested_context(FIND)
     association = application.associate(address.host, address.port, ae_title=address.aet)
     if not association.is_established:
         why = "refuses our title or its own" if association.is_rejected else "does not answer"
@@ -126,7 +124,7 @@ def _query(association: Any, address: Address, level: str, keys: dict[str, str])
     for name, value in keys.items():
         setattr(query, name, value)
     answers = []
-    for status, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+    for status, identifier in association.send_c_find(query, FIND):
         code = status.Status if status else None
         if code in PENDING and identifier is not None:
             answers.append(identifier)
@@ -138,11 +136,11 @@ def _query(association: Any, address: Address, level: str, keys: dict[str, str])
 
 def _get(address: Address, study: str, series: str, counter: _Counter) -> int | None:
     """C-GET of a series; its status, or None where the server does not offer C-GET."""
-    application = AE(ae_title=address.calling)
-    application.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
+    application: Any = AE(ae_title=address.calling)
+    application.add_requested_context(GET)
     offers = [(uid, _PLAIN) for uid in (*_SCANS, *_OTHERS)]
     offers += [(uid, [syntax]) for syntax in _PACKED for uid in _SCANS]
-    for uid, syntaxes in offers[: _MOST_CONTEXTS]:
+    for uid, syntaxes in offers[:_MOST_CONTEXTS]:
         application.add_requested_context(uid, syntaxes)
     roles = [build_role(uid, scp_role=True) for uid in (*_SCANS, *_OTHERS)]
     association = application.associate(
@@ -152,9 +150,9 @@ def _get(address: Address, study: str, series: str, counter: _Counter) -> int | 
         return None
     accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
     try:
-        if str(StudyRootQueryRetrieveInformationModelGet) not in accepted:
+        if str(GET) not in accepted:
             return None
-        answers = association.send_c_get(_wanted(study, series), StudyRootQueryRetrieveInformationModelGet)
+        answers = association.send_c_get(_wanted(study, series), GET)
         return _last_status(answers)
     finally:
         association.release()
@@ -162,23 +160,24 @@ def _get(address: Address, study: str, series: str, counter: _Counter) -> int | 
 
 def _move(address: Address, study: str, series: str, counter: _Counter) -> int | None:
     """C-MOVE of a series to ourselves. The server has to know our title, host and port."""
-    receiver = AE(ae_title=address.calling)
+    receiver: Any = AE(ae_title=address.calling)
     accept_storage(receiver)
     try:
         server = receiver.start_server(
             ("", address.own_port), block=False, evt_handlers=[(evt.EVT_C_STORE, counter.store)]
         )
     except OSError as error:
-        raise InputError(f"port {address.own_port} cannot be listened on ({error.strerror}); choose another: ?port=") from error
-    application = AE(ae_title=address.calling)
-    application.add_requested_context(StudyRootQueryRetrieveInformationModelMove)
+        raise InputError(
+            f"port {address.own_port} cannot be listened on ({error.strerror}); choose another: ?port="
+        ) from error
+    application: Any = AE(ae_title=address.calling)
+    application.add_requested_context(MOVE)
     try:
         association = application.associate(address.host, address.port, ae_title=address.aet)
         if not association.is_established:
             return None
         try:
-            model = StudyRootQueryRetrieveInformationModelMove
-            return _last_status(association.send_c_move(_wanted(study, series), address.calling, model))
+            return _last_status(association.send_c_move(_wanted(study, series), address.calling, MOVE))
         finally:
             association.release()
     finally:
@@ -207,5 +206,3 @@ def _last_status(answers: Any) -> int | None:
             code = int(status.Status)
             failed = int(status.get("NumberOfFailedSuboperations", 0) or 0)
     return 0xB000 if code == SUCCESS and failed else code
-
-

@@ -38,7 +38,7 @@ def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | Non
         OutputError: the folder cannot be written.
     """
     where = parse_address(address) if isinstance(address, str) else address
-    tell = on_progress or (lambda done, total, what: None)
+    tell = on_progress or _nobody
     try:
         if where.scheme == "dimse":
             from medidiff.io.pacs.dimse import fetch_dimse
@@ -49,6 +49,11 @@ def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | Non
         return fetch_dicomweb(where, folder, tell)
     except ModuleNotFoundError as error:
         raise ConfigError(missing(error)) from error
+
+
+def _nobody(done: int, total: int, what: str) -> None:
+    """Nobody wants to be told."""
+    del done, total, what
 
 
 def missing(error: ModuleNotFoundError) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from medidiff.errors import ConfigError, InputError, OutputError
 
+_VERIFICATION = "1.2.840.10008.1.1"
+
 
 @dataclass(frozen=True, slots=True)
 class ListenOptions:
@@ -56,7 +58,6 @@ def serve(
     """
     try:
         from pynetdicom import AE, evt
-        from pynetdicom.sop_class import Verification
 
         from medidiff.io.pacs.dimse import SUCCESS, accept_storage, store_event
     except ModuleNotFoundError as error:
@@ -84,8 +85,8 @@ def serve(
         if max_objects is not None and stored >= max_objects:
             done.set()
 
-    application = AE(ae_title=options.aet)
-    application.add_supported_context(Verification)
+    application: Any = AE(ae_title=options.aet)
+    application.add_supported_context(_VERIFICATION)
     accept_storage(application)
     if options.allowed:
         application.require_calling_aet = list(options.allowed)
@@ -93,7 +94,9 @@ def serve(
     try:
         server = application.start_server((options.host, options.port), block=False, evt_handlers=handlers)
     except OSError as error:
-        raise InputError(f"{options.host}:{options.port} cannot be listened on: {error.strerror}; choose another") from error
+        raise InputError(
+            f"{options.host}:{options.port} cannot be listened on: {error.strerror}; choose another"
+        ) from error
     try:
         if on_ready is not None:
             on_ready(int(server.socket.getsockname()[1]))
