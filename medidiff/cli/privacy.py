@@ -31,12 +31,17 @@ def deidentify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
 ) -> None:
     """Copy the DICOM images of SOURCE without anything that says whose they are."""
-    from medidiff.errors import EXIT_BAD_INPUT
+    from medidiff.errors import EXIT_BAD_INPUT, ConfigError, InputError
     from medidiff.privacy.deidentify_tree import deidentify_tree
     from medidiff.privacy.keys import PrivacyKey
     from medidiff.privacy.policy import DeidentifyPolicy
 
-    place = output.absolute()
+    place = output.resolve()
+    # Before the key: a wrong place must not leave one there.
+    if not source.exists():
+        raise InputError(f"{source}: there is no such file or folder")
+    if place.is_relative_to(source.resolve()) or source.resolve().is_relative_to(place):
+        raise ConfigError("source and output lie inside one another; give an output folder outside the source")
     policy = DeidentifyPolicy(
         clean_pixels=not no_pixels, keep_uids=keep_uids, keep_characteristics=keep_characteristics
     )

@@ -191,11 +191,13 @@ def workshop(dataset: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"{dataset}: another run works on this dataset; wait for its end") from error
-        _empty(folder)
-        yield folder
-        _empty(folder)
-        with suppress(OSError):
-            folder.rmdir()
+        try:
+            _empty(folder)
+            yield folder
+        finally:
+            _empty(folder)
+            with suppress(OSError):
+                folder.rmdir()
     finally:
         os.close(descriptor)
 
