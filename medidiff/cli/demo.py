@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 from medidiff.cli.reconstruct import facts, print_plan
 
 
@@ -26,6 +27,8 @@ def demo(
     """
     from medidiff.demo import CAUTION, COLUMNS, formatted, run_demo
     from medidiff.reconstruct import ReconstructOptions
+
+    reuse_freed_memory()
 
     options = ReconstructOptions(model=model, fast=fast, device=device)
     console.say("The MNI152 brain at 1 mm, thick-sliced to 4 mm as a scanner would, and restored from its file:")

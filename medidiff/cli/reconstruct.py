@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     from medidiff.geometry import Geometry
@@ -48,6 +49,8 @@ def reconstruct(
     """
     from medidiff.reconstruct import ReconstructOptions
     from medidiff.reconstruct import reconstruct as use_case
+
+    reuse_freed_memory()
 
     options = ReconstructOptions(
         model=model,
