@@ -66,7 +66,7 @@ def test_a_person_gets_facts(desk: Path) -> None:
         (["ingest", "nowhere", "-o", "x"], 3, "nowhere: there is no such file or folder"),
         (["ingest", "heap", "-o", "heap/x"], 2, "lie inside one another"),
         (["ingest", "heap", "-o", "heap/scan_T1w.nii.gz"], 2, "inside one another"),
-        (["ingest", "heap", "-o", "x", "--body-part", "foot"], 2, "--body-part: Input should be 'auto', 'head' or 'other'"),
+        (["ingest", "heap", "-o", "x", "--body-part", "foot"], 2, "--body-part: Input should be 'auto', 'head'"),
         (["ingest", "heap", "-o", "x", "--uneven", "close"], 2, "--uneven"),
         (["ingest", "heap", "-o", "x", "--subject-pattern", "("], 2, "not a regular expression"),
         (["ingest", "heap", "-o", "x", "--config", "none.yaml"], 3, "none.yaml"),

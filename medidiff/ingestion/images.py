@@ -56,7 +56,7 @@ def image_digest(path: Path, tools: Tools) -> str:
     return tools.key.token("image", "\n".join([tools.fingerprint, *contents]), 32)
 
 
-def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = "") -> tuple[Candidate, frozenset[str]]:
+def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = "") -> Candidate:
     """Read an image file and what lies beside it.
 
     Args:
@@ -66,7 +66,7 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
         subject_pattern: A regular expression whose first group, found in the path, is the patient; empty for the
             house rules: sidecar, BIDS name, file name without the words of imaging.
     Returns:
-        The candidate, and the names of its person.
+        The candidate; its face may still be there.
     Raises:
         SetApart: it is no usable volume.
     """
@@ -81,7 +81,7 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
     kind, gradients = _kind(place, volume, facts, suffix)
     acquired = str(facts.get("AcquisitionDateTime") or facts.get("AcquisitionDate") or "")[:19]
     session = entities.get("ses") or str(extra.get("StudyInstanceUID") or "one")
-    candidate = Candidate(
+    return Candidate(
         id=key.token("volume", f"image {digest}", 12),
         digest=digest,
         planes=volume.data.shape[0] * volume.geometry.shape[2],
@@ -108,7 +108,6 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
         notes=info.notes,
         gradients=gradients,
     )
-    return candidate, identity.words
 
 
 def _read(place: Place, tools: Tools) -> tuple[VolumeInfo, Volume]:

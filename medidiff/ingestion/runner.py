@@ -145,7 +145,7 @@ class Runner:
             if self._store.fuller(identity, plane_count(plan)):
                 text = f"volume {identity} was made of more images of this series"
                 return [APART, lines.OLDER_VERSION, text, ""]
-            return self._keep(*clean_series(plan, digest, tools))
+            return self._keep(clean_series(plan, digest, tools))
         except Exception as error:  # noqa: BLE001 - sorted there
             return _fate_of(error)
         finally:
@@ -172,12 +172,11 @@ class Runner:
             return [KEPT, "", "", identity]
         try:
             place = Place(Path(path), self._heap.name(path), root)
-            return self._keep(*clean_image(place, digest, self._tools, self._subject_pattern))
+            return self._keep(clean_image(place, digest, self._tools, self._subject_pattern))
         except Exception as error:  # noqa: BLE001 - sorted there
             return _fate_of(error)
 
-    def _keep(self, candidate: Candidate, names: frozenset[str]) -> Fate:
-        self._spool.add_words(names)
+    def _keep(self, candidate: Candidate) -> Fate:
         stored = self._store.put(candidate)
         self.added.append(stored.record.id)
         return [KEPT, "", "", stored.record.id]

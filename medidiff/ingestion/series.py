@@ -89,7 +89,7 @@ def plane_count(plan: SeriesPlan) -> int:
     return sum(len(frame.slots) for frame in plan.frames)
 
 
-def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> tuple[Candidate, frozenset[str]]:
+def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> Candidate:
     """Read and clean one volume.
 
     Args:
@@ -97,7 +97,7 @@ def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> tuple[Candidate
         digest: Of ``volume_digest``.
         tools: Key and settings.
     Returns:
-        The candidate, and the names of its persons, for the audit at the end.
+        The candidate; its face may still be there.
     Raises:
         SetApart: a file cannot be shown to be clean, or the files are of several patients.
         DicomSeriesError, BudgetError: the pixels cannot be read.
@@ -106,10 +106,10 @@ def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> tuple[Candidate
     done = _clean_together(plan, folder, tools) or _clean_singly(plan, folder, tools)
     source = plan if not done.boxes else _cleaned_plan(plan, folder, done, tools)
     volume = load(source, budget=tools.reading.budget)
-    kind, gradients = _kind(plan)
+    kind, gradients = kind_of(plan)
     facts = clean_sidecar(plan.facts.to_bids(), tools.key, done.patient, done.names)
     key = tools.key
-    candidate = Candidate(
+    return Candidate(
         id=volume_id(plan, key),
         digest=digest,
         planes=plane_count(plan),
@@ -135,7 +135,6 @@ def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> tuple[Candidate
         notes=plan.notes,
         gradients=gradients,
     )
-    return candidate, done.names
 
 
 def _clean_singly(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned:
@@ -238,12 +237,14 @@ def acquired_at(clean: Dataset) -> str:
     return ""
 
 
-def _kind(plan: SeriesPlan) -> tuple[Kind, Gradients | None]:
+def kind_of(plan: SeriesPlan) -> tuple[Kind, Gradients | None]:
+    """The place of a series in BIDS, and its diffusion weighting if that is what it is."""
     if plan.modality is Modality.CT:
         return Kind("ct", "ct"), None
     if plan.modality is not Modality.MR:
         return Kind("other", "image"), None
     facts = plan.facts
+    gradients = _gradients(plan)
     kind = kind_of_mr(
         Contrast(
             protocol=f"{plan.protocol} {facts.sequence_name or ''}",
@@ -252,11 +253,28 @@ def _kind(plan: SeriesPlan) -> tuple[Kind, Gradients | None]:
             echo_time=facts.echo_time,
             inversion_time=facts.inversion_time,
             frames=len(plan.frames),
-            diffusion=all(frame.b_value is not None for frame in plan.frames),
+            diffusion=gradients is not None,
             computed=facts.image_type,
         )
     )
-    if kind.datatype != "dwi":
-        return kind, None
-    directions = tuple(frame.direction for frame in plan.frames)
-    return kind, Gradients(tuple(frame.b_value for frame in plan.frames), directions)
+    return kind, gradients if kind.datatype == "dwi" else None
+
+
+def _gradients(plan: SeriesPlan) -> Gradients | None:
+    """Diffusion weighting of each frame in patient coordinates; None if that is not known for certain.
+
+    The standard's attribute, Siemens and Philips speak of the patient. United Imaging's private one speaks of the image
+    (row, column, normal), as dcm2niix has it. GE's depends on software version and phase direction: better no table
+    than a wrong one.
+    """
+    b_values = tuple(frame.b_value for frame in plan.frames)
+    vendor = (plan.facts.manufacturer or "").upper()
+    if any(value is None for value in b_values) or vendor.startswith("GE"):
+        return None
+    directions = [frame.direction for frame in plan.frames]
+    if vendor.startswith(("UIH", "UNITED")):
+        orientation = np.asarray(plan.frames[0].slots[0].plane.orientation)
+        row, column = orientation[:3], orientation[3:]
+        axes = np.stack([row, column, np.cross(row, column)], axis=1)
+        directions = [None if d is None else tuple(float(x) for x in axes @ np.asarray(d)) for d in directions]
+    return Gradients(b_values, tuple(directions))

@@ -24,7 +24,6 @@ CREATE TABLE stray (path TEXT, series TEXT);
 CREATE TABLE image (path TEXT PRIMARY KEY, file TEXT);
 CREATE TABLE part (file TEXT, header TEXT);
 CREATE TABLE line (file TEXT PRIMARY KEY, outcome TEXT, reason TEXT, text TEXT, volume TEXT, fresh INTEGER);
-CREATE TABLE word (word TEXT PRIMARY KEY);
 """
 _COMMIT_EVERY = 5000
 
@@ -88,11 +87,6 @@ class Spool:
         row = (line.file, line.outcome, line.reason, line.text, line.volume, int(fresh))
         self._write("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def add_words(self, words: frozenset[str]) -> None:
-        """What must not be found in any output: names and numbers of the source's persons."""
-        for word in words:
-            self._write("INSERT OR IGNORE INTO word VALUES (?)", (word,))
-
     def groups(self) -> Iterator[Group]:
         """Series in a fixed order; the cursor stays valid while lines are added."""
         self._db.execute("CREATE INDEX IF NOT EXISTS by_series ON object (study, series, number)")
@@ -141,10 +135,6 @@ class Spool:
         where = "WHERE fresh = 1" if fresh else ""
         for row in self._db.execute(f"SELECT file, outcome, reason, text, volume FROM line {where} ORDER BY file"):  # noqa: S608
             yield FileLine(*row)
-
-    def words(self) -> Iterator[str]:
-        for (word,) in self._db.execute("SELECT word FROM word ORDER BY word"):
-            yield word
 
     def _write(self, statement: str, row: tuple[object, ...]) -> None:
         self._db.execute(statement, row)
