@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from medidiff.export.bids import Contrast, Kind, kind_of_mr
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
-from medidiff.io.dicom import ReadPolicy, SeriesPlan, find_series, load
+from medidiff.io.dicom import Layout, ReadPolicy, SeriesPlan, find_series, load
 from medidiff.privacy.deidentify import deidentify_dataset, quiet_pydicom, write_clean
 from medidiff.privacy.deidentify_tree import read_for_cleaning
 from medidiff.privacy.identity import identity_of
@@ -152,7 +152,8 @@ def _clean_together(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned | 
         None if the series is of one file, if its files are not alike, or if there may be text: then each file is
         searched by itself, which takes a hundred times as long.
     """
-    if not tools.policy.clean_pixels or len(plan.files) < 2:
+    sheets = plan.kind in (Layout.MOSAIC, Layout.GRID)
+    if not tools.policy.clean_pixels or (len(plan.files) < 2 and not sheets):
         return None
     headers = replace(tools, policy=replace(tools.policy, clean_pixels=False))
     done = _Cleaned()
@@ -163,9 +164,10 @@ def _clean_together(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned | 
             if number == start:
                 first = source
             try:
-                frames.append(np.asarray(clean.pixel_array))
+                stored = np.asarray(clean.pixel_array)
             except Exception:  # noqa: BLE001 - pydicom fails in many ways; the other way has a typed reason
                 return None
+            frames += _tiles(stored, plan) if sheets else [stored]
         if len({(frame.shape, frame.dtype) for frame in frames}) > 1 or frames[0].ndim != 2:
             return None
         try:
@@ -177,6 +179,16 @@ def _clean_together(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned | 
             return None
     done.outcomes = Counter({"clean": len(plan.files)})
     return done
+
+
+def _tiles(sheet: NDArray[Any], plan: SeriesPlan) -> list[NDArray[Any]]:
+    """The slices of a mosaic or grid. A sheet of small brains looks like lines of characters, its tiles do not."""
+    header = plan.frames[0].slots[0].header
+    rows, columns = header.rows, header.columns
+    if sheet.ndim != 2 or sheet.shape[0] % rows or sheet.shape[1] % columns:
+        return [sheet]
+    cut = sheet.reshape(sheet.shape[0] // rows, rows, sheet.shape[1] // columns, columns)
+    return list(cut.transpose(0, 2, 1, 3).reshape(-1, rows, columns))
 
 
 def _clean_file(path: Path, number: int, folder: Path, done: _Cleaned, tools: Tools) -> tuple[Dataset, Dataset]:
