@@ -28,7 +28,7 @@ IGNORED = ("ct", "other")
 # Names that protocols go by, tried in order: FLAIR before T2, because "t2_flair" is one.
 _CONTRASTS = (
     ("FLAIR", r"flair|dark.?fluid"),
-    ("T2starw", r"t2 ?(\*|star)|t2w?_?(st|fl2d)|hemo(?![a-z])|gre(?![a-z]).*t2"),
+    ("T2starw", r"t2 ?(\*|star)|t2s(?![a-z])|t2w?_?(st|fl2d)|hemo(?![a-z])|gre(?![a-z]).*t2"),
     ("PDw", r"(?<![a-z])pdw?(?![a-z])|proton"),
     ("T1w", r"t1|mp2?.?rage|bravo|ir.?f?spgr|tfl3d|(?<![a-z])fspgr"),
     ("T2w", r"t2|ciss|fiesta|(?<![a-z])space(?![a-z])|haste"),

@@ -25,6 +25,7 @@ UNPACKED = "archive, unpacked"
 REFUSED_MEMBER = "archive member refused"
 DAMAGED_ARCHIVE = "damaged archive"
 DUPLICATE_VOLUME = "duplicate volume"
+SINGLE_SLICE = "single slice"
 OLDER_VERSION = "fuller version present"
 UNUSABLE_IMAGE = "unusable image"
 OVER_BUDGET = Reason.OVER_BUDGET.value
@@ -32,7 +33,7 @@ SEVERAL_PATIENTS = "several patients"
 NOT_CLEAN = "cannot be de-identified"
 NOT_RETRIEVED = "not retrieved"
 INTERNAL = "internal error"
-_QUIET = _ORDINARY | {METADATA, UNPACKED, DUPLICATE_VOLUME, OLDER_VERSION}
+_QUIET = _ORDINARY | {METADATA, UNPACKED, DUPLICATE_VOLUME, OLDER_VERSION, SINGLE_SLICE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,8 @@ class Runner:
         """Keep a volume, unless another copy of the series has taken its place."""
         tools = self._tools
         try:
+            if min(plan.geometry.shape) < 2:
+                return [APART, lines.SINGLE_SLICE, "one image is no volume; two at least are needed", ""]
             identity = volume_id(plan, tools.key)
             if identity in taken:
                 return [APART, lines.OLDER_VERSION, f"volume {identity} was made of another copy of this series", ""]

@@ -20,6 +20,7 @@ KINDS = [
     (Contrast("Ax T2 FLAIR"), "FLAIR"),
     (Contrast("t2_tse_dark-fluid_tra"), "FLAIR"),
     (Contrast("T2* GRE"), "T2starw"),
+    (Contrast("t2s_uncropped"), "T2starw"),
     (Contrast("pd_tse"), "PDw"),
     (Contrast("t2_space_sag"), "T2w"),
     (Contrast("upd8"), "mr"),
