@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from medidiff.operators.slices import Profile
-    from medidiff.restoration import Plan, Run, Stage
+    from medidiff.restoration import Plan, Repair, Run, Stage
 
 OnProgress = Callable[[int, int, str], None]
 OnPlan = Callable[["Plan"], None]
@@ -55,6 +55,9 @@ class ReconstructOptions:
         fast: Use the small model.
         preview: Where to write a picture.
         report: Where to write an HTML page.
+        inpaint: A mask of voxels to fill (1 = missing) on the scan's grid; the slices are then left as they are.
+        denoise: Take noise out; the slices are then left as they are.
+        noise_std: Standard deviation of that noise, physical units; estimated if None.
     """
 
     model: str | None = None
@@ -68,6 +71,9 @@ class ReconstructOptions:
     fast: bool = False
     preview: Path | None = None
     report: Path | None = None
+    inpaint: Path | None = None
+    denoise: bool = False
+    noise_std: float | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 0 or not 1 <= self.steps <= 1000:
@@ -77,8 +83,19 @@ class ReconstructOptions:
                 raise ConfigError(f"{name} must be a positive number of mm, got {value:g}")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {self.device!r}")
+        if self.inpaint is not None and self.denoise:
+            raise ConfigError("--inpaint and --denoise are two jobs: do one, then the other with its result")
+        if self.repairs and (self.spacing is not None or self.thickness is not None):
+            raise ConfigError("--inpaint and --denoise keep the grid: --spacing and --thickness are for slices")
+        if self.noise_std is not None and not (self.denoise and 0 < self.noise_std < math.inf):
+            raise ConfigError("--noise-std is a positive number, and goes with --denoise")
         if self.fast and self.model is not None:
             raise ConfigError("--fast chooses a model, and so does --model: give one of them")
+
+    @property
+    def repairs(self) -> bool:
+        """The scan is repaired on its own grid, instead of restoring what lies between slices."""
+        return self.denoise or self.inpaint is not None
 
     @property
     def chosen_model(self) -> str:
@@ -157,27 +174,53 @@ def reconstruct(
     path = find_model(options.chosen_model)
     read_info(path)  # what is no model at all is told before the scan is read
     info = probe(source)
-    plan = plan_for(info, options, source)
+    repair = _repair_for(options, info)
+    plan = plan_for(info, options, source) if repair is None else repair.plan(info.geometry)
     volume = read_volume(source)
     check_restorable(volume, source)
-    if plan.stages:
+    if plan.stages or repair is not None:
         _check_prior(volume, source, path)
     device = choose_device(options.device)
     if on_plan is not None:
         on_plan(plan)
-    run, about = _restored(volume, plan, path, device, options, on_progress)
+    run, about = _restored(volume, repair or plan, path, device, options, on_progress)
     record = about | {
         "plan": list(plan.words),
-        "warnings": list(plan.warnings),
-        "operators": [stage_record(stage) for stage in plan.stages],
+        "warnings": [*plan.warnings, *run.warnings],
+        "operators": [stage_record(stage) for stage in plan.stages] if repair is None else [repair.record()],
         "samples": options.samples,
         "simulated": False,
         "frames": len(volume.data),
         "data_consistency_nrmse": run.misfit,
+        **({"by_frame": list(run.details)} if run.details else {}),
         "seconds": round(time.perf_counter() - begun, 2),
         "peak_memory_mb": round(peak_memory_mb()),
     }
     return _write(source, targets, volume, plan, run, record, info.frame_step)
+
+
+def _repair_for(options: ReconstructOptions, info: VolumeInfo) -> Repair | None:
+    """What is to be repaired on the scan's own grid, if that was asked for.
+
+    Raises:
+        InputError: the mask is none, or not one of this scan.
+    """
+    if options.denoise:
+        from medidiff.restoration import Denoise
+
+        return Denoise(options.noise_std)
+    if options.inpaint is None:
+        return None
+    from medidiff.restoration import Inpaint
+    from medidiff.restoration.repair import check_same_grid
+
+    try:
+        check_same_grid(probe(options.inpaint).geometry, info.geometry)  # before it is read
+        return Inpaint.from_mask(read_volume(options.inpaint), info.geometry)
+    except GeometryError as error:
+        raise GeometryError(f"{options.inpaint}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{options.inpaint}: {error}") from error
 
 
 def plan_for(info: VolumeInfo, options: ReconstructOptions, source: Path) -> Plan:
@@ -220,7 +263,7 @@ def _check_prior(volume: Volume, source: Path, model: Path) -> None:
 
 def _restored(
     volume: Volume,
-    plan: Plan,
+    task: Plan | Repair,
     path: Path,
     device: torch.device,
     options: ReconstructOptions,
@@ -230,7 +273,7 @@ def _restored(
     import torch
 
     from medidiff.diffusion.checkpoint import file_hash, load_model
-    from medidiff.restoration import Settings, run_plan, unchanged
+    from medidiff.restoration import Plan, Settings, run_plan, unchanged
 
     about = {
         "medidiff": __version__,
@@ -238,12 +281,16 @@ def _restored(
         "torch": torch.__version__,
         "device": str(device),
     }
-    if not plan.stages:
+    if isinstance(task, Plan) and not task.stages:
         nothing = {"model": None, "rule": None, "estimate": "the input, unchanged", "steps": None, "seed": None}
         return unchanged(volume, options.samples), about | nothing
     model, _ = load_model(path, device)
     settings = Settings(samples=options.samples, steps=options.steps, seed=resolve_seed(options.seed))
-    run = run_plan(volume, plan, model, settings, on_progress)
+    if isinstance(task, Plan):
+        run = run_plan(volume, task, model, settings, on_progress)
+    else:
+        settings = replace(settings, guidance=task.guidance)
+        run = task.run(volume, model, settings, on_progress)
     return run, about | {
         "model": {"name": path.stem, "sha256": file_hash(path)},
         "rule": settings.guidance,

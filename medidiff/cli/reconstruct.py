@@ -33,6 +33,15 @@ def reconstruct(
         float | None, typer.Option(help="Slice thickness, mm (default: as the header says, else slices touch).")
     ] = None,
     profile: Annotated[Profile, typer.Option(help="Form of the slice profile.")] = "box",
+    inpaint: Annotated[
+        Path | None, typer.Option(help="Fill the voxels that are 1 in this mask, on the scan's own grid, instead.")
+    ] = None,
+    denoise: Annotated[
+        bool, typer.Option("--denoise", help="Take noise out, on the scan's own grid, instead.")
+    ] = False,
+    noise_std: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise, in the scan's units (default: estimated).")
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Posterior samples to draw beside the mean.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Network evaluations for a sample.")] = 8,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples (default: drawn, and recorded).")] = None,
@@ -64,6 +73,9 @@ def reconstruct(
         fast=fast,
         preview=preview,
         report=report,
+        inpaint=inpaint,
+        denoise=denoise,
+        noise_std=noise_std,
     )
     with console.progress("reconstructing") as on_progress:
         result = use_case(scan, output, options, on_progress, print_plan)
@@ -90,10 +102,16 @@ def facts(result: ReconstructResult, options: ReconstructOptions) -> dict[str, o
         "report": options.report,
         "grid": grid(before) if before == after else f"{grid(before)} -> {grid(after)}",
         "model": record["model"] and record["model"]["name"],
-        "data consistency": f"{record['data_consistency_nrmse']:.2%} NRMSE",
+        "noise": noise(record.get("by_frame", [])),
+        "data consistency": None if options.denoise else f"{record['data_consistency_nrmse']:.2%} NRMSE",
         "took": f"{record['seconds']:.1f} s, {record['peak_memory_mb']} MB",
     }
     return {name: value for name, value in found.items() if value}
+
+
+def noise(frames: list[dict[str, float]]) -> str | None:
+    """How strong the noise was, and how much was taken out, by frame."""
+    return ", ".join(f"{f['noise_std']:.3g}, {f['residual_over_noise']:.0%} of it taken out" for f in frames) or None
 
 
 def grid(geometry: Geometry) -> str:

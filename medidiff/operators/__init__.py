@@ -2,6 +2,7 @@
 
 from medidiff.operators.base import Adjoint, Composition, Identity, LinearOperator, conjugate_gradients
 from medidiff.operators.likelihood import Likelihood
+from medidiff.operators.mask import MaskOperator
 from medidiff.operators.slices import SliceOperator, SliceProfile
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Identity",
     "Likelihood",
     "LinearOperator",
+    "MaskOperator",
     "SliceOperator",
     "SliceProfile",
     "conjugate_gradients",

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from medidiff.errors import GeometryError
+from medidiff.operators.task import Task
 
 Batch = Shaped[Tensor, "b ..."]
 
@@ -125,6 +126,19 @@ class Identity(LinearOperator):
 
     def solve_gram(self, r: Tensor, damping: float | Tensor) -> Tensor:
         return r / (1 + per_item(damping, r))
+
+    def reference(self, y: Tensor) -> Tensor:
+        """The measurement is an image already, shape (b, *in_shape)."""
+        self._check(y, self.out_shape, "measurement")
+        return y
+
+    def known(self, y: Tensor) -> Tensor:
+        """Every voxel was measured, shape (b, *in_shape)."""
+        return torch.ones_like(y)
+
+    def task(self, noise_std: float = 0.0) -> Task:
+        """Nothing was done but that noise came in."""
+        return Task(noise=noise_std)
 
 
 def per_item(value: float | Tensor, like: Tensor) -> Tensor:

@@ -19,10 +19,15 @@ NOT_FOR = (
     "miss small lesions or show structure that is not there. Do not diagnose from it."
 )
 
-_CAPTION = (
-    "The scan as acquired, cubic interpolation with exact projection onto the data, ours, and what the two differ in; "
-    "with a truth, that and our error as well."
-)
+_CAPTION = {
+    "slices": "The scan as acquired, cubic interpolation with exact projection onto the data, ours, and what the two "
+    "differ in; with a truth, that and our error as well.",
+    "inpaint": "The scan with its holes, the holes filled smoothly from their surroundings, ours, and what the two "
+    "differ in.",
+    "denoise": "The scan as acquired, and ours.",
+}
+# Noise taken out over noise there was: much less, and noise is left; more, and anatomy went with it.
+NOISE_TAKEN = (0.7, 1.1)
 
 
 def write_presentation(
@@ -41,7 +46,9 @@ def write_presentation(
         record: What the JSON record says.
         table: Scores against a truth, where there is one.
     """
-    panels = {"Cubic + projection": volumes["baseline"], "medidiff": volumes["restored"]}
+    simple = {"slices": "Cubic + projection", "inpaint": "Smooth fill"}.get(_kind(record))
+    panels = {simple: volumes["baseline"]} if simple else {}
+    panels["medidiff"] = volumes["restored"]
     picture = preview_png(volumes["input"], panels, title=_title(record), truth=truth)
     if preview is not None:
         atomic_write_bytes(preview, picture)
@@ -50,18 +57,42 @@ def write_presentation(
 
 
 def _title(record: Mapping[str, Any]) -> str:
+    if _kind(record) != "slices":
+        return f"medidiff reconstruct: {_kind(record)}"
     factors = " x ".join(f"{stage['factor']:.3g}" for stage in record["operators"]) or "none"
     return f"medidiff reconstruct: slice factor {factors}"
 
 
-def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Page:
+def _kind(record: Mapping[str, Any]) -> str:
+    """What was done: ``slices``, ``inpaint`` or ``denoise``."""
+    return str(record["operators"][0]["kind"]) if record["operators"] else "slices"
+
+
+def _consistency(record: Mapping[str, Any]) -> list[Verdict]:
+    if _kind(record) == "denoise":
+        low, high = NOISE_TAKEN
+        return [
+            Verdict(
+                Status.PASSED if low <= frame["residual_over_noise"] <= high else Status.WARNING,
+                f"Taken out: {frame['residual_over_noise']:.0%} of the noise",
+                f"Of noise with a standard deviation of {frame['noise_std']:.4g}; {low:.0%} to {high:.0%} is expected.",
+            )
+            for frame in record["by_frame"]
+        ]
     error = float(record["data_consistency_nrmse"])
-    consistent = Verdict(
-        Status.PASSED if error <= CONSISTENCY_LIMIT else Status.FAILED,
-        f"Data consistency: {error:.2%}",
-        f"Slicing the result again as the scanner did gives back the input within this error; limit "
-        f"{CONSISTENCY_LIMIT:.0%}.",
-    )
+    return [
+        Verdict(
+            Status.PASSED if error <= CONSISTENCY_LIMIT else Status.FAILED,
+            f"Data consistency: {error:.2%}",
+            f"Slicing the result again as the scanner did gives back the input within this error; limit "
+            f"{CONSISTENCY_LIMIT:.0%}."
+            if _kind(record) == "slices"
+            else "What was not marked as missing is what it was.",
+        )
+    ]
+
+
+def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Page:
     warnings = [Verdict(Status.WARNING, "Beyond what was tested", text) for text in record["warnings"]]
     model = record["model"]
     facts = {
@@ -75,9 +106,10 @@ def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Pag
     }
     sections = [
         Section(
-            "What was lost, and what was done", [*(Paragraph(text) for text in record["plan"]), consistent, *warnings]
+            "What was lost, and what was done",
+            [*(Paragraph(text) for text in record["plan"]), *_consistency(record), *warnings],
         ),
-        Section("Picture", [Picture(picture, _CAPTION)]),
+        Section("Picture", [Picture(picture, _CAPTION[_kind(record)])]),
         *([Section("Against the truth", [table])] if table is not None else []),
         Section("How", [Facts(facts)]),
         Section("Operators", [Code("\n".join(str(dict(stage)) for stage in record["operators"]) or "none")]),

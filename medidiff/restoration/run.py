@@ -30,12 +30,16 @@ class Run:
         samples: Posterior samples, each like ``mean``.
         baseline: Cubic interpolation and exact projection, without a network.
         misfit: Relative data-consistency error of ``mean`` over the whole chain; of the worst frame.
+        details: What was found out on the way, by frame; physical units.
+        warnings: Doubts that only the voxels could raise.
     """
 
     mean: Array
     samples: tuple[Array, ...]
     baseline: Array
     misfit: float
+    details: tuple[dict[str, float], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def spread(self) -> Array | None:

@@ -109,7 +109,7 @@ def restore(
     report = on_step or _silent
     total = 1 + settings.samples * _evaluations(settings)
     report(0, total, "posterior mean")
-    mean = nonnegative(posterior_mean(posterior, shape, device=y.device), likelihood, settings.lower)
+    mean = _bounded(posterior_mean(posterior, shape, device=y.device), likelihood, settings)
     report(1, total, "posterior mean")
     samples = []
     sigmas = sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, settings.steps)
@@ -129,7 +129,7 @@ def restore(
             start=condition.reference,
             on_step=step,
         )
-        samples.append(nonnegative(drawn, likelihood, settings.lower))
+        samples.append(_bounded(drawn, likelihood, settings))
     return Restored(mean, tuple(samples), float(likelihood.misfit(mean).max()))
 
 
@@ -147,6 +147,13 @@ def _turned(
     done = restore(model, same, y.movedim(axis, -1).contiguous(), settings, on_step)
     mean, *samples = (x.movedim(-1, axis).contiguous() for x in (done.mean, *done.samples))
     return Restored(mean, tuple(samples), done.misfit)
+
+
+def _bounded(x: Tensor, likelihood: Likelihood, settings: Settings) -> Tensor:
+    """Values that a scanner can produce; to go back to data that do not bind would bring their noise back."""
+    if settings.lower is not None and settings.noise_std and settings.guidance != "projection":
+        return x.clamp_min(settings.lower)
+    return nonnegative(x, likelihood, settings.lower)
 
 
 def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tensor:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from medidiff.operators.mask import smooth_fill
 from medidiff.operators.slices import Profile, SliceOperator, SliceProfile, slice_task
 from medidiff.operators.task import Task
 
@@ -121,24 +121,6 @@ def degrade_inpaint(patch: Tensor, rng: np.random.Generator) -> Degraded:
             mask = mask * (distance > 1)
     missing = float(1 - mask.mean())
     return Degraded(patch, smooth_fill(patch * mask, mask), mask, Task(missing=missing))
-
-
-def smooth_fill(x: Tensor, mask: Tensor) -> Tensor:
-    """Fill where ``mask`` is 0 from ever wider means of what is known (normalised convolution on a pyramid).
-
-    Source: Knutsson & Westin (1993), Normalized and differential convolution, CVPR.
-    """
-    if bool(mask.bool().all()):
-        return x
-    filled, weight = (x * mask)[None, None], mask[None, None]
-    if min(x.shape) < 2 or not bool(mask.bool().any()):
-        return filled[0, 0]
-    coarse = functional.avg_pool3d(filled, 2, ceil_mode=True)
-    share = functional.avg_pool3d(weight, 2, ceil_mode=True)
-    known = (share > 0).to(x)
-    inner = smooth_fill((coarse / share.clamp_min(1e-6) * known)[0, 0], known[0, 0])
-    wide = functional.interpolate(inner[None, None], size=x.shape, mode="trilinear", align_corners=False)
-    return torch.where(mask.bool(), x, wide[0, 0])
 
 
 def rician(x: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medidiff.operators import Adjoint, Composition, Identity, LinearOperator, SliceOperator, SliceProfile
+from medidiff.operators import Adjoint, Composition, Identity, LinearOperator, MaskOperator, SliceOperator, SliceProfile
 
 GRID = (2, 5, 6, 12)
 
@@ -36,8 +36,15 @@ def _two_axes() -> LinearOperator:
     return SliceOperator((2, 6, 4, 3), 0, SliceProfile(2, 2)) @ first
 
 
+def _holes(shape: tuple[int, ...] = GRID) -> Tensor:
+    """About a third is missing, scattered."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(99)) > 0.35
+
+
 CASES: dict[str, Case] = {
     "identity": Case(lambda: Identity(GRID)),
+    "holes": Case(lambda: MaskOperator(GRID, _holes())),
+    "lost-slices": Case(lambda: MaskOperator(GRID, torch.arange(12) % 5 != 2)),
     "touching-i": _slices(0, 4, 4),
     "touching-j": _slices(1, 3, 3),
     "touching-k": _slices(2, 2, 2),
