@@ -25,8 +25,9 @@ from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 from medidiff.privacy.sidecar import clean_sidecar
 from medidiff.volume import Modality
 
-# So many slices are searched at once: a few hundred MB at most.
-_TOGETHER = 256
+# So many slices are searched at once: in the extremes of more of them, noise begins to look like text.
+_TOGETHER = 26
+_SEVERAL = "the files of this series name more than one patient; find out whose it is, and sort them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> Candidate:
         DicomSeriesError, BudgetError: the pixels cannot be read.
     """
     folder = tools.work / "clean"
-    done = _clean_together(plan, folder, tools) or _clean_singly(plan, folder, tools)
+    done = _clean_files(plan, folder, tools)
     source = plan if not done.boxes else _cleaned_plan(plan, folder, done, tools)
     volume = load(source, budget=tools.reading.budget)
     kind, gradients = kind_of(plan)
@@ -137,48 +138,71 @@ def clean_series(plan: SeriesPlan, digest: str, tools: Tools) -> Candidate:
     )
 
 
-def _clean_singly(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned:
-    """Search every file's pixels by itself."""
-    done = _Cleaned()
-    for number, path in enumerate(plan.files):
-        _clean_file(Path(path), number, folder, done, tools)
-    return done
-
-
-def _clean_together(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned | None:
-    """Search the slices of a series as the frames of one object: text stands still, so it is read once for all.
-
-    Returns:
-        None if the series is of one file, if its files are not alike, or if there may be text: then each file is
-        searched by itself, which takes a hundred times as long.
-    """
-    sheets = plan.kind in (Layout.MOSAIC, Layout.GRID)
-    if not tools.policy.clean_pixels or (len(plan.files) < 2 and not sheets):
-        return None
-    headers = replace(tools, policy=replace(tools.policy, clean_pixels=False))
+def _clean_files(plan: SeriesPlan, folder: Path, tools: Tools) -> _Cleaned:
+    """Clean the files of a volume, some slices at a time."""
     done = _Cleaned()
     for start in range(0, len(plan.files), _TOGETHER):
-        frames: list[NDArray[Any]] = []
-        for number, path in enumerate(plan.files[start : start + _TOGETHER], start):
-            source, clean = _clean_file(Path(path), number, folder, done, headers)
-            if number == start:
-                first = source
-            try:
-                stored = np.asarray(clean.pixel_array)
-            except Exception:  # noqa: BLE001 - pydicom fails in many ways; the other way has a typed reason
-                return None
-            frames += _tiles(stored, plan) if sheets else [stored]
-        if len({(frame.shape, frame.dtype) for frame in frames}) > 1 or frames[0].ndim != 2:
-            return None
-        try:
-            with quiet_pydicom():
-                outcome, _ = clean_frames(np.stack(frames)[..., None], first, done.names)
-        except CannotClean:
-            return None
-        if outcome != "clean":
-            return None
-    done.outcomes = Counter({"clean": len(plan.files)})
+        paths = list(enumerate(plan.files))[start : start + _TOGETHER]
+        part = _clean_together(plan, paths, folder, tools)
+        if part is None:
+            part = _Cleaned()
+            for number, path in paths:
+                _clean_file(Path(path), number, folder, part, tools)
+        _join(done, part)
     return done
+
+
+def _clean_together(plan: SeriesPlan, paths: list[tuple[int, str]], folder: Path, tools: Tools) -> _Cleaned | None:
+    """Search slices of a series as the frames of one object: text stands still, so it is read once for all.
+
+    Returns:
+        None if it is one file, if the files are not alike, or if there may be text: then each file is searched by
+        itself, which takes a hundred times as long.
+    """
+    sheets = plan.kind in (Layout.MOSAIC, Layout.GRID)
+    if not tools.policy.clean_pixels or (len(paths) < 2 and not sheets):
+        return None
+    headers = replace(tools, policy=replace(tools.policy, clean_pixels=False))
+    part = _Cleaned()
+    frames: list[NDArray[Any]] = []
+    sources: list[Dataset] = []
+    for number, path in paths:
+        source, clean = _clean_file(Path(path), number, folder, part, headers)
+        sources = sources or [source]
+        try:
+            stored = np.asarray(clean.pixel_array)
+        except Exception:  # noqa: BLE001 - pydicom fails in many ways; the other way has a typed reason
+            return None
+        frames += _tiles(stored, plan) if sheets else [stored]
+    if len({(frame.shape, frame.dtype) for frame in frames}) > 1 or frames[0].ndim != 2:
+        return None
+    try:
+        with quiet_pydicom():
+            outcome, _ = clean_frames(np.stack(frames)[..., None], sources[0], part.names)
+    except CannotClean:
+        return None
+    if outcome != "clean":
+        return None
+    part.outcomes = Counter({"clean": len(paths)})
+    return part
+
+
+def _join(done: _Cleaned, part: _Cleaned) -> None:
+    """Add what cleaning some files gave.
+
+    Raises:
+        SetApart: they are another patient's.
+    """
+    if not done.subject:
+        done.patient, done.subject, done.acquired = part.patient, part.subject, part.acquired
+    elif part.subject != done.subject:
+        raise SetApart(lines.SEVERAL_PATIENTS, _SEVERAL)
+    done.names |= part.names
+    done.removed += part.removed
+    done.changed += part.changed
+    done.boxes += part.boxes
+    done.outcomes += part.outcomes
+    done.results += part.results
 
 
 def _tiles(sheet: NDArray[Any], plan: SeriesPlan) -> list[NDArray[Any]]:
@@ -202,12 +226,11 @@ def _clean_file(path: Path, number: int, folder: Path, done: _Cleaned, tools: To
         raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}") from error
     except Exception as error:  # what a hostile header can raise in pydicom has no end
         raise SetApart(lines.NOT_CLEAN, f"damaged: cleaning ended in {type(error).__name__}") from error
-    if number == 0:
+    if not done.subject:
         done.patient, done.subject = identity.patient, result.patient
         done.acquired = acquired_at(result.dataset)
     elif result.patient != done.subject:
-        text = "the files of this series name more than one patient; find out whose it is, and sort them"
-        raise SetApart(lines.SEVERAL_PATIENTS, text)
+        raise SetApart(lines.SEVERAL_PATIENTS, _SEVERAL)
     done.names |= identity.words
     done.removed += result.removed
     done.changed += result.changed
