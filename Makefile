@@ -1,5 +1,5 @@
 # From a fresh clone, with Python 3.11+ and make:
-#   make demo     install, then restore a real head and draw it (into ./demo)
+#   make demo     install, then thick-slice a brain, restore and draw it (into ./demo)
 #   make test     install, then run the suite
 # pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL) choose where packages come from; README says
 # how to get the CPU build of torch with them. `make install INSTALLER=uv` uses uv, if it is there.
@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 INSTALLER ?= pip
-EXTRAS ?= flows,kspace,pacs,deid,benchmarks,dev
+EXTRAS ?= flows,kspace,jpeg-gpl,pacs,deid,benchmarks,dev
 # A file stays with one worker, so that what a module sets up is set up once. PYTEST_ARGS= runs in one process.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ else
 endif
 	@touch $(STAMP)
 
-demo: install  ## Thick-slice a real head, restore it, draw and report it in ./demo
+demo: install  ## Thick-slice the MNI152 brain, restore it, draw and report it in ./demo
 	$(BIN)/medidiff demo --output demo
 
 test: install  ## Run the suite, without the tests marked slow

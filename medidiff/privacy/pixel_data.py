@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 
+from medidiff.io.dicom.header import RLE
+from medidiff.io.dicom.pixels import check_codestream, decoder_hint
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 
 Array = NDArray[Any]
@@ -82,9 +84,16 @@ def decode(source: Dataset, max_bytes: int) -> tuple[Array, dict[str, Any]]:
         syntax = source.file_meta.TransferSyntaxUID
         compressed = bool(syntax.is_encapsulated)
         options: Any = {} if compressed else {"allow_excess_frames": False}
+        if syntax == RLE:
+            options = {"decoding_plugin": "pydicom"}  # the plugin in Rust panics on a damaged segment
+        elif compressed:
+            check_codestream(source.PixelData, int(source.Rows), int(source.Columns))
         pixels, found = get_decoder(syntax).as_array(source, raw=True, **options)
     except Exception as error:  # decoders of five libraries raise whatever they like
-        raise CannotClean("pixels-undecodable", "the pixel data does not decode; a viewer may say more") from error
+        hint = decoder_hint(str(source.file_meta.get("TransferSyntaxUID", "")))
+        raise CannotClean(
+            "pixels-undecodable", f"the pixel data does not decode; a viewer may say more{hint}"
+        ) from error
     return _described(np.array(pixels), source, dict(found), compressed)
 
 

@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medidiff.io.dicom import Layout, PixelFormat, Reason, find_series, index, load, read_series
-from medidiff.io.dicom.pixels import codestream_size, mask_bits
+from medidiff.io.dicom import pixels as pixels_of
+from medidiff.io.dicom.pixels import codestream_size, decoder_hint, mask_bits
 from medidiff.volume import Modality
 from tests.io.dicom_series import TEST_FILES, Array, phantom, set_pixels, write_series
 
@@ -277,3 +278,12 @@ def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
     alone, together = list(index(tmp_path, workers=1)), list(index(tmp_path, workers=2))
     assert len(alone) == 16
     assert together == alone
+
+
+def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lossless, rle = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.5"
+    monkeypatch.setattr(pixels_of, "find_spec", lambda name: None)
+    assert "medidiff[jpeg-gpl]" in decoder_hint(lossless)
+    assert not decoder_hint(rle)
+    monkeypatch.setattr(pixels_of, "find_spec", lambda name: name)
+    assert not decoder_hint(lossless)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ Array = NDArray[Any]
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
 _ITEM = b"\xfe\xff\x00\xe0"
+# 12-bit and lossless JPEG, and JPEG-LS: their decoder is under the GPL, and so an extra (docs/decisions/0005).
+_GPL_DECODED = {f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81)}
 
 
 def stored_frames(header: InstanceHeader) -> Array:
@@ -109,7 +112,8 @@ def _decoded(header: InstanceHeader) -> Array:
     pixels = header.pixels
     dataset, stream = open_dataset(header.path, pixels=True)
     stream.close()
-    _check_codestream(dataset.get("PixelData"), pixels)
+    if pixels.transfer_syntax != RLE:
+        check_codestream(dataset.get("PixelData"), pixels.rows, pixels.columns)
     array = _pydicom_array(dataset, pixels)
     expected = (pixels.frames, pixels.rows, pixels.columns)
     if array.size != pixels.frames * pixels.rows * pixels.columns:
@@ -128,8 +132,18 @@ def _pydicom_array(dataset: Dataset, pixels: PixelFormat) -> Array:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        text = f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
+        syntax = pixels.transfer_syntax
+        text = (
+            f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {syntax}){decoder_hint(syntax)}"
+        )
         raise SeriesRefused(Reason.UNDECODABLE, text) from error
+
+
+def decoder_hint(transfer_syntax: str) -> str:
+    """What to install for a transfer syntax that this installation has no decoder for; empty if nothing is missing."""
+    if transfer_syntax in _GPL_DECODED and find_spec("libjpeg") is None:
+        return "; `pip install 'medidiff[jpeg-gpl]'` adds a decoder for it, which is under the GPL"
+    return ""
 
 
 def _fit(array: Array, pixels: PixelFormat) -> Array:
@@ -142,17 +156,25 @@ def _fit(array: Array, pixels: PixelFormat) -> Array:
     return mask_bits(native, pixels)
 
 
-def _check_codestream(data: Any, pixels: PixelFormat) -> None:
-    """Refuse a codestream that is larger than its header says, before a decoder allocates room for it."""
-    if not isinstance(data, bytes) or pixels.transfer_syntax == RLE:
+def check_codestream(data: Any, rows: int, columns: int) -> None:
+    """Refuse a codestream that is larger than the header says, before a decoder allocates room for it.
+
+    Args:
+        data: Encapsulated pixel data.
+        rows: Of the header.
+        columns: Of the header.
+    Raises:
+        SeriesRefused: an image in it is far larger than rows x columns.
+    """
+    if not isinstance(data, bytes):
         return
     for start, length in _items(data):
         size = codestream_size(data[start : start + min(length, 65536)])
         if size is None:
             continue
-        rows, columns = size
-        if rows * columns > LARGEST_FRAME or rows * columns > 4 * pixels.rows * pixels.columns + 4096:
-            text = f"the compressed image is {rows} x {columns}, the header declares {pixels.rows} x {pixels.columns}"
+        high, wide = size
+        if high * wide > LARGEST_FRAME or high * wide > 4 * rows * columns + 4096:
+            text = f"the compressed image is {high} x {wide}, the header declares {rows} x {columns}"
             raise SeriesRefused(Reason.LENGTH_MISMATCH, text)
 
 
