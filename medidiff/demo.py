@@ -15,7 +15,6 @@ from medidiff.errors import InputError, OutputError
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import check_targets
-from medidiff.models import find_model
 from medidiff.reconstruct import OnPlan, OnProgress, ReconstructOptions, ReconstructResult, reconstruct
 from medidiff.volume import Volume
 
@@ -68,7 +67,7 @@ def run_demo(
         OutputError: the folder cannot be made or written.
         CheckpointError: there is no such model.
     """
-    find_model(options.chosen_model)
+    options.find_model()
     files = _places(folder)
     truth = sliceable(read_volume(template_path()))
     thick, operator = thick_sliced(truth)

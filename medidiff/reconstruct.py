@@ -35,7 +35,6 @@ OnProgress = Callable[[int, int, str], None]
 OnPlan = Callable[["Plan"], None]
 
 DEFAULT_MODEL = "brain-t1"
-FAST_MODEL = "brain-t1-fast"
 NOT_CALIBRATED = "standard deviation over the samples: spread, not calibrated"
 
 
@@ -52,7 +51,7 @@ class ReconstructOptions:
         steps: Network evaluations a sample.
         seed: For samples; a fresh one is drawn and recorded if there is none.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
-        fast: Use the small model.
+        fast: No network: cubic interpolation and exact projection, in seconds.
         preview: Where to write a picture.
         report: Where to write an HTML page.
         inpaint: A mask of voxels to fill (1 = missing) on the scan's grid; the slices are then left as they are.
@@ -89,18 +88,27 @@ class ReconstructOptions:
             raise ConfigError("--inpaint and --denoise keep the grid: --spacing and --thickness are for slices")
         if self.noise_std is not None and not (self.denoise and 0 < self.noise_std < math.inf):
             raise ConfigError("--noise-std is a positive number, and goes with --denoise")
-        if self.fast and self.model is not None:
-            raise ConfigError("--fast chooses a model, and so does --model: give one of them")
+        if self.fast and (self.model is not None or self.samples or self.repairs):
+            raise ConfigError(
+                "--fast uses no network: it goes with neither --model, --samples, --inpaint nor --denoise"
+            )
 
     @property
     def repairs(self) -> bool:
         """The scan is repaired on its own grid, instead of restoring what lies between slices."""
         return self.denoise or self.inpaint is not None
 
-    @property
-    def chosen_model(self) -> str:
-        """Name or file of the model to use."""
-        return self.model or (FAST_MODEL if self.fast else DEFAULT_MODEL)
+    def find_model(self) -> Path | None:
+        """The file of the model to use; None if no network is wanted.
+
+        Raises:
+            CheckpointError: there is no such model, or the file is none.
+        """
+        if self.fast:
+            return None
+        path = find_model(self.model or DEFAULT_MODEL)
+        read_info(path)
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +179,7 @@ def reconstruct(
     begun = time.perf_counter()
     targets = Targets.of(output or default_output(source), options)
     targets.check(source)
-    path = find_model(options.chosen_model)
-    read_info(path)  # what is no model at all is told before the scan is read
+    path = options.find_model()  # what is no model at all is told before the scan is read
     info = probe(source)
     repair = _repair_for(options, info)
     plan = plan_for(info, options, source) if repair is None else repair.plan(info.geometry)
@@ -253,18 +260,20 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def _check_prior(volume: Volume, source: Path, model: Path) -> None:
+def _check_prior(volume: Volume, source: Path, model: Path | None) -> None:
     """Refuse what the shipped priors have never seen; whoever brings a model of their own knows what it is for."""
     if volume.modality is Modality.LABEL:
         raise InputError(f"{source}: this is a label map, not a scan; restore the scan and segment that")
-    if volume.modality is Modality.CT and is_shipped(model):
-        raise InputError(f"{source}: this is CT, and no CT prior ships yet; give one of your own with --model")
+    if volume.modality is Modality.CT and model is not None and is_shipped(model):
+        raise InputError(
+            f"{source}: this is CT, and no CT prior ships yet; give one of your own with --model, or use --fast"
+        )
 
 
 def _restored(
     volume: Volume,
     task: Plan | Repair,
-    path: Path,
+    path: Path | None,
     device: torch.device,
     options: ReconstructOptions,
     on_progress: OnProgress | None,
@@ -284,7 +293,13 @@ def _restored(
     if isinstance(task, Plan) and not task.stages:
         nothing = {"model": None, "rule": None, "estimate": "the input, unchanged", "steps": None, "seed": None}
         return unchanged(volume, options.samples), about | nothing
-    model, _ = load_model(path, device)
+    if path is None:
+        from medidiff.diffusion.denoiser import Preconditioned
+        from medidiff.diffusion.network import NoNetwork
+
+        model, name = Preconditioned(NoNetwork()).to(device).eval(), None
+    else:
+        model, name = load_model(path, device)[0], {"name": path.stem, "sha256": file_hash(path)}
     settings = Settings(samples=options.samples, steps=options.steps, seed=resolve_seed(options.seed))
     if isinstance(task, Plan):
         run = run_plan(volume, task, model, settings, on_progress)
@@ -292,9 +307,11 @@ def _restored(
         settings = replace(settings, guidance=task.guidance)
         run = task.run(volume, model, settings, on_progress)
     return run, about | {
-        "model": {"name": path.stem, "sha256": file_hash(path)},
+        "model": name,
         "rule": settings.guidance,
-        "estimate": "posterior mean, one network evaluation",
+        "estimate": "cubic and exact projection, no network"
+        if name is None
+        else "posterior mean, one network evaluation",
         "steps": options.steps if options.samples else None,
         "seed": settings.seed if options.samples else None,
     }

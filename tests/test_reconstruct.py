@@ -401,11 +401,24 @@ def test_what_cannot_be_is_said_before_anything_is_written(
         {"thickness": float("inf")},
         {"device": "tpu"},
         {"fast": True, "model": "brain-t1"},
+        {"fast": True, "samples": 2},
+        {"fast": True, "denoise": True},
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="--"):
         ReconstructOptions(**options)
+
+
+def test_fast_is_the_classical_answer(tmp_path: Path) -> None:
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "a.nii")
+    done = reconstruct(tmp_path / "a.nii", tmp_path / "b.nii", ReconstructOptions(fast=True))
+    assert done.record["model"] is None
+    assert done.record["data_consistency_nrmse"] < 4e-3
+    restored, baseline = (done.volumes[name].data for name in ("restored", "baseline"))
+    # Positivity is all that is added to cubic and projection.
+    assert np.abs(restored - baseline.clip(min=0)).max() < 0.2 * baseline.max()
+    assert np.corrcoef(restored.ravel(), baseline.ravel())[0, 1] > 0.999
 
 
 def test_a_sample_never_falls_on_the_input(model: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def demo(
         "medidiff-demo"
     ),
     model: Annotated[str | None, typer.Option(help="A model that ships (`medidiff models`), or a file.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Use the small model.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="No network: cubic and exact projection, in seconds.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
 ) -> None:
     """Thick-slice a brain to 4 mm, restore it, and hold the result against the truth.

@@ -46,7 +46,7 @@ def reconstruct(
     steps: Annotated[int, typer.Option(min=1, help="Network evaluations for a sample.")] = 8,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples (default: drawn, and recorded).")] = None,
     model: Annotated[str | None, typer.Option(help="A model that ships (`medidiff models`), or a file.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Use the small model.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="No network: cubic and exact projection, in seconds.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
     preview: Annotated[Path | None, typer.Option(help="Also draw a picture here (PNG).")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a page here (HTML).")] = None,

@@ -238,6 +238,23 @@ class MonaiUNet(nn.Module):
         return inverse_haar(net.out(h), self.split)
 
 
+class NoNetwork(nn.Module):
+    """A network that has learned nothing: its residual is zero, so that the reference is the estimate.
+
+    It makes the classical reconstruction one more prior, run by the same code as the others.
+    """
+
+    multiple = (1, 1, 1)
+    receptive_radius = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, side: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002 - the contract of networks
+        return self.nothing * x
+
+
 NETWORKS: dict[str, type[ResidualUNet | MonaiUNet]] = {"residual_unet": ResidualUNet, "monai_unet": MonaiUNet}
 
 
