@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medidiff.operators import Adjoint, Composition, Identity, LinearOperator, MaskOperator, SliceOperator, SliceProfile
+from medidiff.operators import (
+    Adjoint,
+    CartesianKSpace,
+    Coils,
+    Composition,
+    Fourier,
+    Identity,
+    LinearOperator,
+    MaskOperator,
+    SliceOperator,
+    SliceProfile,
+)
 
 GRID = (2, 5, 6, 12)
 
@@ -19,10 +31,24 @@ class Case:
 
     Args:
         surjective: Any measurement can be reproduced exactly, so that projection has a meaning.
+        field: Real operators map real to real; complex ones complex to complex.
     """
 
     make: Callable[[], LinearOperator]
     surjective: bool = True
+    field: Literal["real", "complex"] = "real"
+
+    def dtype(self, precision: torch.dtype = torch.float64) -> torch.dtype:
+        """Type of images and measurements at a (real) precision."""
+        return precision.to_complex() if self.field == "complex" else precision
+
+    def images(self, operator: LinearOperator, seed: int, precision: torch.dtype = torch.float64) -> Tensor:
+        """Three random images."""
+        return random_batch(operator.in_shape, seed, dtype=self.dtype(precision))
+
+    def measurements(self, operator: LinearOperator, seed: int, precision: torch.dtype = torch.float64) -> Tensor:
+        """Three random measurements."""
+        return random_batch(operator.out_shape, seed, dtype=self.dtype(precision))
 
 
 def _slices(axis: int, factor: float, thickness: float, kind: str = "box", count: int | None = None) -> Case:
@@ -39,6 +65,20 @@ def _two_axes() -> LinearOperator:
 def _holes(shape: tuple[int, ...] = GRID) -> Tensor:
     """About a third is missing, scattered."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(99)) > 0.35
+
+
+PLANES = (1, 6, 5, 3)
+LINES = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)[:, None].expand(6, 5)
+
+
+def _maps(coils: int, planes: int = 1) -> Tensor:
+    """Random sensitivities of unit root sum of squares."""
+    raw = torch.randn(coils, 6, 5, planes, dtype=torch.complex128, generator=torch.Generator().manual_seed(98))
+    return raw / raw.abs().square().sum(0).sqrt()
+
+
+def _complex(make: Callable[[], LinearOperator], surjective: bool = True) -> Case:
+    return Case(make, surjective, "complex")
 
 
 CASES: dict[str, Case] = {
@@ -59,6 +99,18 @@ CASES: dict[str, Case] = {
     "finer-than-wanted": _slices(2, 1, 1),
     "fewer-than-fit": _slices(2, 3, 3, count=2),
     "two-axes": Case(_two_axes),
+    "fourier": _complex(lambda: Fourier(PLANES)),
+    "fourier-corner": _complex(lambda: Fourier(PLANES, centred=False)),
+    "fourier-volume": _complex(lambda: Fourier((2, 4, 3, 5), (0, 1, 2))),
+    "one-coil": _complex(lambda: CartesianKSpace(PLANES, LINES)),
+    "one-coil-corner": _complex(lambda: CartesianKSpace(PLANES, LINES, centred=False)),
+    "masks-by-plane": _complex(lambda: CartesianKSpace(PLANES, _holes(PLANES[1:]))),
+    "coils": _complex(lambda: Coils(_maps(3, 3)), surjective=False),
+    "coils-for-all-planes": _complex(lambda: Coils(_maps(3), 3), surjective=False),
+    "multi-coil": _complex(lambda: CartesianKSpace(PLANES, LINES, _maps(4)), surjective=False),
+    "mask-fourier-coils": _complex(
+        lambda: MaskOperator((2, 6, 5, 3), LINES[..., None]) @ Fourier((2, 6, 5, 3)) @ Coils(_maps(2, 3)), False
+    ),
     # More equations than unknowns: no image reproduces arbitrary measurements.
     "adjoint": Case(lambda: SliceOperator((2, 4, 4, 12), 2, SliceProfile(3, 3)).H, surjective=False),
     "normal": Case(lambda: SliceOperator((2, 3, 3, 8), 2, SliceProfile(2.5, 2)).N, surjective=False),
@@ -66,12 +118,13 @@ CASES: dict[str, Case] = {
 }
 
 
-def dense(operator: LinearOperator) -> Tensor:
-    """The operator as a matrix, shape (measurements, voxels), float64."""
+def dense(operator: LinearOperator, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The operator as a matrix, shape (measurements, voxels), double precision."""
     voxels = torch.Size(operator.in_shape).numel()
-    basis = torch.eye(voxels, dtype=torch.float64).reshape(voxels, *operator.in_shape)
+    basis = torch.eye(voxels, dtype=dtype).reshape(voxels, *operator.in_shape)
     return operator.forward(basis).reshape(voxels, -1).T
 
 
 def random_batch(shape: tuple[int, ...], seed: int, count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
