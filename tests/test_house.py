@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from medidiff.cli.app import ANYWHERE, app
 from medidiff.volume import Volume
+from tests import model_cards
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def tracked(repository: Path, *patterns: str) -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := repository / name).exists()]
 
 
-def test_the_packaged_head_is_a_real_one(mni: Volume) -> None:
+def test_the_packaged_brain_is_whole(mni: Volume) -> None:
     assert mni.data.shape == (1, 197, 233, 189)
     assert mni.geometry.spacing == (1.0, 1.0, 1.0)
     assert mni.geometry.orientation == "RAS"
@@ -102,6 +103,21 @@ def test_every_room_is_in_the_architecture(repository: Path) -> None:
     rooms = {room.removesuffix(".py") for room in rooms if not room.startswith("__")}
     assert "geometry" in rooms
     assert not {room for room in rooms if not re.search(rf"\b{room}\b", text)}
+
+
+def test_the_page_of_models_says_what_the_models_say() -> None:
+    written = model_cards.PAGE.read_text(encoding="utf-8")
+    assert "Not a medical device" in written
+    assert written == model_cards.page(), "write it again: python -m tests.model_cards"
+
+
+def test_no_dependency_brings_the_gpl_unasked(project: dict[str, Any]) -> None:
+    """The decoder that is under the GPL is an extra, for whoever installs medidiff to choose."""
+    names = [_normal(Requirement(text).name) for text in project["project"]["dependencies"]]
+    assert "pylibjpeg-libjpeg" not in names
+    assert [text.split(">")[0] for text in project["project"]["optional-dependencies"]["jpeg-gpl"]] == [
+        "pylibjpeg-libjpeg"
+    ]
 
 
 def test_commands_in_the_documents_have_the_options_shown(repository: Path) -> None:
