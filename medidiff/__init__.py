@@ -1,4 +1,4 @@
-"""medidiff: better scans, and synthetic ones that may be shared.
+"""medidiff: better scans, and datasets without identifiers.
 
 The public names are imported on first use, so that ``import medidiff`` costs neither torch nor MONAI.
 """

@@ -31,7 +31,7 @@ EPILOG = (
 
 app = typer.Typer(
     name="medidiff",
-    help="Turn thick, noisy or private medical scans into better ones, and into synthetic ones that may be shared.",
+    help="Turn thick, noisy or private medical scans into better ones, and into clean datasets.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
