@@ -117,6 +117,7 @@ class CartesianKSpace(LinearOperator):
         self.out_shape = measured
         self.acceleration = max(LEAST_ACCELERATION, taken.numel() / int(taken.sum()))
         self.single_coil = coils is None
+        self.taken, self.centred = taken, centred
         self._chain = sampled if coils is None else Composition(sampled, coils)
         self._mask = sampled.second
 
