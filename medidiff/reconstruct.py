@@ -5,6 +5,7 @@ Whatever can be said about the arguments and the header is said before torch is 
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import re
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medidiff import __version__
-from medidiff.errors import ConfigError, GeometryError, InputError
+from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
 from medidiff.io import VolumeInfo, check_restorable, probe, read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import beside, check_targets, default_output
@@ -35,6 +38,8 @@ OnProgress = Callable[[int, int, str], None]
 OnPlan = Callable[["Plan"], None]
 
 DEFAULT_MODEL = "brain-t1"
+# A record is a few kilobytes.
+MAX_RECORD_BYTES = 1 << 20
 NOT_CALIBRATED = "standard deviation over the samples: spread, not calibrated"
 
 
@@ -153,6 +158,25 @@ class Targets:
         """
         others = (self.record, *(path for path in (self.preview, self.report) if path is not None))
         check_targets((self.volume, *self.samples, *((self.spread,) if self.spread else ())), others, source)
+        for path, suffixes in ((self.preview, (".png",)), (self.report, (".html", ".htm"))):
+            if path is not None and path.suffix.lower() not in suffixes:
+                raise OutputError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
+        if self.record.exists() and not _is_record(self.record):
+            raise OutputError(
+                f"cannot write {self.record}: a file of that name is there that is no record of medidiff, "
+                "such as the scan's own sidecar; choose another output"
+            )
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record that an earlier reconstruction left, and may be replaced."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            return False
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"medidiff", "plan", "operators"} <= found.keys()
 
 
 def reconstruct(
@@ -332,6 +356,8 @@ def _write(
     def place(data: Any) -> Volume:
         return Volume(data, conformed, volume.modality).like(geometry)
 
+    if not (np.isfinite(run.mean).all() and math.isfinite(run.misfit)):
+        raise CheckpointError("the model gave values that are not finite: its weights are damaged; nothing was written")
     # The record comes last: whoever finds it finds everything that it speaks of. An older one speaks of other files.
     targets.record.unlink(missing_ok=True)
     for path, sample in zip(targets.samples, run.samples, strict=True):

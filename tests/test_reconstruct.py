@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 
 from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
@@ -469,3 +470,52 @@ def test_it_runs_without_monai_and_refuses_without_torch(model: str, tmp_path: P
         "assert 'torch' in sys.modules and 'monai' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_a_sidecar_of_the_scan_is_not_overwritten(model: str, tmp_path: Path) -> None:
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "bids.nii")
+    sidecar = tmp_path / "bids.json"
+    sidecar.write_text('{"EchoTime": 0.1}')
+    with pytest.raises(OutputError, match="no record of medidiff"):
+        reconstruct(tmp_path / "bids.nii", tmp_path / "bids.nrrd", ReconstructOptions(model=model))
+    assert sidecar.read_text() == '{"EchoTime": 0.1}'
+    for _ in range(2):  # a record of ours may be replaced
+        reconstruct(tmp_path / "bids.nii", tmp_path / "b.nii", ReconstructOptions(fast=True))
+
+
+def test_another_name_of_the_input_is_refused_before_the_work(model: str, tmp_path: Path) -> None:
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "a.nii")
+    (tmp_path / "hard.nii").hardlink_to(tmp_path / "a.nii")
+    planned: list[object] = []
+    with pytest.raises(OutputError, match="it is the input"):
+        reconstruct(tmp_path / "a.nii", tmp_path / "hard.nii", ReconstructOptions(model=model), on_plan=planned.append)
+    assert not planned
+
+
+@pytest.mark.parametrize("name", [".", "", ".."])
+def test_an_output_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "a.nii")
+    with pytest.raises(OutputError, match="name a file"):
+        reconstruct(tmp_path / "a.nii", Path(name), ReconstructOptions(fast=True))
+
+
+@pytest.mark.parametrize("place", [{"preview": Path("p.jpgx")}, {"report": Path("r.pdf")}])
+def test_a_picture_is_not_written_under_a_foreign_name(place: dict[str, Path], tmp_path: Path) -> None:
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "a.nii")
+    with pytest.raises(OutputError, match="must end in"):
+        reconstruct(tmp_path / "a.nii", tmp_path / "b.nii", ReconstructOptions(fast=True, **place))
+
+
+def test_a_model_that_gives_nonsense_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are finite in the file and overflow in use."""
+    from medidiff.diffusion.checkpoint import save_model
+    from medidiff.diffusion.network import build_network
+
+    network = {"kind": "residual_unet", "channels": [8, 8], "blocks": 1, "split": [2, 2, 2]}
+    weights = {f"network.{name}": torch.full_like(w, 6e4) for name, w in build_network(**network).state_dict().items()}
+    save_model(tmp_path / "wild.safetensors", network, weights, {})
+    write_volume(scan(CASES["axial"].geometry), tmp_path / "a.nii")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="not finite"):
+        reconstruct(Path("a.nii"), Path("b.nii"), ReconstructOptions(model="wild.safetensors"))
+    assert not Path("b.nii").exists()

@@ -15,6 +15,8 @@ from medidiff.errors import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    ConfigError,
+    DicomSeriesError,
     MedidiffError,
     OutputError,
 )
@@ -90,9 +92,10 @@ def _report(error: Exception) -> int:
     known = known_error(error)
     if known is None:
         again = "" if debug else "; run again with --debug to see where, and please report it"
-        _say(f"internal error: {type(error).__name__}: {error}{again}")
+        # Its message is left out: nobody has seen to it that it holds no identifier.
+        _say(f"internal error: {type(error).__name__}{again}")
         return EXIT_FAILURE
-    _say(str(known))
+    _say(str(known), lines=isinstance(known, ConfigError | DicomSeriesError))
     return known.exit_code
 
 
@@ -109,10 +112,15 @@ def known_error(error: Exception) -> MedidiffError | None:
     return None
 
 
-def printable(text: str) -> str:
-    """The text without control characters: a file's name or header must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text without control characters: a file's name or header must not steer the terminal, nor forge a log line.
+
+    Args:
+        text: What is to be printed.
+        lines: Whether it is of several lines on purpose, as the list of what is wrong with a config is.
+    """
+    return "".join(c if c.isprintable() or (lines and c == "\n") else repr(c)[1:-1] for c in text)
 
 
-def _say(message: str) -> None:
-    print(f"medidiff: {printable(message)}", file=sys.stderr)  # noqa: T201 - the CLI's own voice
+def _say(message: str, *, lines: bool = False) -> None:
+    print(f"medidiff: {printable(message, lines=lines)}", file=sys.stderr)  # noqa: T201 - the CLI's own voice

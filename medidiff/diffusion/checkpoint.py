@@ -27,6 +27,8 @@ STATE_FORMAT = "medidiff-training-state/1"
 # A header is a few kilobytes; a file may not make us read more before anything is checked.
 MAX_HEADER_BYTES = 1 << 20
 MAX_MODEL_BYTES = 4 << 30
+# A header that names more levels or blocks is not believed.
+MAX_LEVELS, MAX_BLOCKS = 8, 16
 
 
 def save_model(
@@ -57,11 +59,31 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Precondi
     try:
         options = json.loads(header["network"])
         card = json.loads(header["card"])
+        _check_fit(options, tensors)
         model = Preconditioned(build_network(**options))
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the weights do not fit the network that the file names ({error})") from error
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        kind = type(error).__name__
+        raise CheckpointError(f"{path}: the weights do not fit the network that the file names ({kind})") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: some weights are not finite; the file is damaged")
     return model.to(device).eval().requires_grad_(False), card
+
+
+def _check_fit(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Compare shapes before a weight is allocated: a header may name a network of any size.
+
+    Raises:
+        ValueError: the network has other weights than the file.
+    """
+    if not isinstance(options, dict):
+        raise TypeError("the network is no mapping")
+    if len(options.get("channels", ())) > MAX_LEVELS or int(options.get("blocks", 1)) > MAX_BLOCKS:
+        raise ValueError("deeper than any network of ours")
+    with torch.device("meta"):
+        wanted = {name: weight.shape for name, weight in Preconditioned(build_network(**options)).state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ValueError("other names or shapes")
 
 
 def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ def split_name(path: Path) -> tuple[str, str]:
 
 def beside(target: Path, tag: str, suffix: str | None = None) -> Path:
     """A companion of a volume: ``out.nii.gz`` with tag ``_spread`` -> ``out_spread.nii.gz``."""
+    if not target.name or target.name == "..":
+        raise OutputError(f"cannot write to {str(target)!r}: name a file")
     stem, own = split_name(target)
     return target.with_name(f"{stem}{tag}{own if suffix is None else suffix}")
 
@@ -60,11 +62,19 @@ def check_targets(volumes: Iterable[Path], others: Iterable[Path], source: Path 
         if _too_long(path):
             raise OutputError(f"cannot write {path.name[:40]}...: the name is too long")
         real = os.path.realpath(path)
-        if source is not None and exists(source) and real == os.path.realpath(source):
+        if source is not None and exists(source) and (real == os.path.realpath(source) or _same(path, source)):
             raise OutputError(f"cannot write {path}: it is the input; choose another name")
         if real in taken:
             raise OutputError(f"cannot write {path}: two results would have this name; choose another for one of them")
         taken.add(real)
+
+
+def _same(path: Path, source: Path) -> bool:
+    """Whether two names lead to one file, as hard links do."""
+    try:
+        return path.samefile(source)
+    except OSError:
+        return False
 
 
 def _too_long(path: Path) -> bool:

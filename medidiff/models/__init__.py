@@ -95,8 +95,10 @@ def read_info(path: Path) -> ModelInfo:
         )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a model file of medidiff ({error!r}); is the file whole?") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        # What is in the file stays out of the message: somebody may have given a scan, and a scan has a name in it.
+        kind = type(error).__name__
+        raise CheckpointError(f"{path}: not a model file of medidiff ({kind} in its header); is it whole?") from error
 
 
 def _product(shape: list[int]) -> int:

@@ -148,3 +148,20 @@ def test_the_header_is_readable_without_us(model_file: Path) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     assert json.loads(header["network"]) == NETWORK
     assert json.loads(header["card"]) == CARD
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    broken = {name: torch.full_like(w, float("nan")) for name, w in tensors.items()}
+    save_model(tmp_path / "nan.safetensors", NETWORK, broken, CARD)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_model(tmp_path / "nan.safetensors")
+
+
+@pytest.mark.parametrize("lie", [{"channels": [60000, 90000]}, {"channels": [8] * 40}, {"blocks": 10**6}])
+def test_a_header_that_names_a_huge_network_is_refused_before_it_is_built(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], lie: dict[str, object]
+) -> None:
+    save_model(tmp_path / "lie.safetensors", NETWORK | lie, tensors, CARD)
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        load_model(tmp_path / "lie.safetensors")
+    assert "alloc" not in str(caught.value)

@@ -86,3 +86,19 @@ def test_every_model_that_ships_has_a_whole_card() -> None:
         assert info.size < 15e6, f"{info.name} is too heavy for a wheel"
         missing = {"summary", "data", "licences", "limits", "validation"} - set(info.card)
         assert not missing, f"the card of {info.name} does not say {missing}"
+
+
+def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    text = b"[" * 100_000
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CheckpointError, match="not a model file"):
+        read_info(path)
+
+
+def test_a_scan_given_as_a_model_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    path.write_bytes((348).to_bytes(8, "little") + b"Quillfeather^Rosamund".ljust(400))
+    with pytest.raises(CheckpointError) as caught:
+        read_info(path)
+    assert "Quill" not in str(caught.value)
