@@ -101,6 +101,12 @@ def test_a_command_has_help_and_is_in_the_readme(name: str, repository: Path) ->
     assert re.search(rf"medidiff {name}\b", readme), f"README.md does not show `medidiff {name}`"
 
 
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_nothing_in_a_help_text_is_swallowed_as_markup(name: str) -> None:
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
+    assert not re.search(r"\w \.(?:\s|$)", shown), f"`medidiff {name} --help` has a gap before a full stop"
+
+
 def test_the_exit_codes_in_the_help_are_the_real_ones() -> None:
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     for name, code in vars(errors).items():

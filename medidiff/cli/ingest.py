@@ -24,16 +24,16 @@ def ingest(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="File of the privacy key, made if missing; keep it [default: OUTPUT.key]."),
+        typer.Option("--key", help="File of the privacy key, made if missing; keep it (default: OUTPUT.key)."),
     ] = None,
     keep_face: Annotated[bool, typer.Option("--keep-face", help="Leave the voxels of faces as they are.")] = False,
     body_part: Annotated[
-        str | None, typer.Option(help="What all sources show: head, other (no head), or auto [default: auto].")
+        str | None, typer.Option(help="What all sources show: head, other (no head), or auto (default: auto).")
     ] = None,
     uneven: Annotated[
-        str | None, typer.Option(help="Uneven or missing slices: refuse or resample [default: refuse].")
+        str | None, typer.Option(help="Uneven or missing slices: refuse or resample (default: refuse).")
     ] = None,
-    tilt: Annotated[str | None, typer.Option(help="Gantry tilt: shear or refuse [default: shear].")] = None,
+    tilt: Annotated[str | None, typer.Option(help="Gantry tilt: shear or refuse (default: shear).")] = None,
     subject_pattern: Annotated[
         str | None, typer.Option(help="Regular expression on paths of volume files; its first group is the patient.")
     ] = None,

@@ -16,7 +16,7 @@ def listen(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     aet: Annotated[str, typer.Option(help="Application entity title.")] = "MEDIDIFF",
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="Calling title that may send; once for each [default: all].")
+        list[str] | None, typer.Option("--allow", help="Calling title that may send; once for each (default: all).")
     ] = None,
     max_objects: Annotated[int | None, typer.Option(min=1, help="Leave after so many objects.")] = None,
 ) -> None:

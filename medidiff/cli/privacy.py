@@ -19,7 +19,7 @@ def deidentify(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clean copy; names are pseudonyms.")],
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="File of the privacy key, made if missing; keep it [default: OUTPUT.key]."),
+        typer.Option("--key", help="File of the privacy key, made if missing; keep it (default: OUTPUT.key)."),
     ] = None,
     keep_uids: Annotated[bool, typer.Option("--keep-uids", help="Keep UIDs: links the copy to the source.")] = False,
     keep_characteristics: Annotated[

@@ -12,6 +12,7 @@ from pathlib import Path
 from medidiff.errors import InputError, MedidiffError
 from medidiff.ingestion import lines
 from medidiff.ingestion.lines import APART, SKIPPED, FileLine
+from medidiff.ingestion.series import person_of
 from medidiff.ingestion.spool import Spool
 from medidiff.io.archives import ArchiveLimits, extract_zip, list_zip
 from medidiff.io.dicom import Reason, SetAside, index
@@ -19,6 +20,7 @@ from medidiff.io.dicom.scan import walk
 from medidiff.io.formats import FORMATS
 from medidiff.io.nifti import header_beside
 from medidiff.io.source import open_source
+from medidiff.privacy.identity import name_under_id
 from medidiff.privacy.keys import PrivacyKey
 
 _DEEPEST_NESTING = 3
@@ -82,7 +84,9 @@ class Heap:
             if isinstance(found, SetAside):
                 self._aside(found, spool)
             else:
-                spool.add_object(found, self.token(found.path))
+                name = name_under_id(*found.patient[:2])
+                called = self._key.token("name", name) if name else ""
+                spool.add_object(found, self.token(found.path), person_of(found, self._key), called)
 
     def _aside(self, found: SetAside, spool: Spool) -> None:
         name = Path(found.path).name.lower()

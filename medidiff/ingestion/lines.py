@@ -33,6 +33,8 @@ SEVERAL_PATIENTS = "several patients"
 NOT_CLEAN = "cannot be de-identified"
 NOT_RETRIEVED = "not retrieved"
 INTERNAL = "internal error"
+NAMES_DISAGREE = "names disagree under one patient ID; make sure that it is one person's"
+SUBJECTS_DIFFER = "they are filed under two subjects; make sure whose it is"
 _QUIET = _ORDINARY | {METADATA, UNPACKED, DUPLICATE_VOLUME, OLDER_VERSION, SINGLE_SLICE}
 
 

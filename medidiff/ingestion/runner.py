@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from medidiff.errors import BudgetError, InputError, OutputError
@@ -12,11 +13,12 @@ from medidiff.ingestion.candidate import Candidate, SetApart
 from medidiff.ingestion.heap import Heap
 from medidiff.ingestion.images import Place, clean_image, image_digest
 from medidiff.ingestion.lines import APART, KEPT, FileLine
-from medidiff.ingestion.series import Tools, clean_series, plane_count, volume_digest, volume_id
+from medidiff.ingestion.series import Tools, clean_series, person_of, plane_count, volume_digest, volume_id
 from medidiff.ingestion.spool import Entry, Group, Spool
 from medidiff.ingestion.state import DatasetState
 from medidiff.ingestion.store import Store
 from medidiff.io.dicom import SeriesPlan, SeriesRefused, SeriesReport, find_series
+from medidiff.privacy.keys import PrivacyKey
 
 OnProgress = Callable[[int, int, str], None]
 Fate = list[str]
@@ -44,11 +46,13 @@ class Runner:
         self._tools = tools
         self._subject_pattern = subject_pattern
         self.added: list[str] = []
+        self._disputed: frozenset[str] = frozenset()
 
     def run(self, on_progress: OnProgress) -> None:
         """Work through all series, then all volume files."""
         series, images = self._spool.count()
         done = 0
+        self._disputed = self._spool.disputed()
         for group in self._spool.groups():
             on_progress(done, series + images, "series")
             self._series(group)
@@ -64,7 +68,7 @@ class Runner:
         entries = self._spool.entries(group)
         key = self._tools.key
         identity = key.token("group", f"{group.study}|{group.series}|{group.number}", 20)
-        objects = {entry.path: key.token("object", f"{entry.sop} {entry.size}", 16) for entry in entries}
+        objects = {entry.path: key.token("object", f"{entry.person} {entry.sop} {entry.size}", 16) for entry in entries}
         strays = self._spool.strays(group)
         seen = sorted(f"{objects[entry.path]} {entry.changed}" for entry in entries)
         content = "\n".join([self._tools.fingerprint, str(len(strays)), *seen])
@@ -83,13 +87,15 @@ class Runner:
             number = taken.get(name, 0)
             taken[name] = number + 1
             outcome, reason, text, volume = known[name][number]
+            if entry.person in self._disputed:
+                text = f"{text}; {lines.NAMES_DISAGREE}" if text else lines.NAMES_DISAGREE
             self._spool.add_line(FileLine(entry.file, outcome, reason, text, volume))
 
     def _plan(self, entries: list[Entry], strays: list[str]) -> dict[str, Fate]:
         """What becomes of each file of a series, by its path."""
         paths = [entry.path for entry in entries]
         try:
-            reports = self._reports(paths, strays)
+            reports = self._reports_by_person(entries, strays)
         except Exception as error:  # noqa: BLE001 - a defect in planning one series must not end the run
             text = f"planning ended in {type(error).__name__}; please report it"
             return {path: [APART, lines.INTERNAL, text, ""] for path in paths}
@@ -110,6 +116,17 @@ class Runner:
         for path in paths:
             fates.setdefault(path, [APART, lines.INTERNAL, "lost from sight; please report it", ""])
         return fates
+
+    def _reports_by_person(self, entries: list[Entry], strays: list[str]) -> list[SeriesReport]:
+        """Plans of a series, of each person by himself: a UID that two share makes neither a copy of the other."""
+        people: dict[str, list[str]] = {}
+        for entry in entries:
+            people.setdefault(entry.person, []).append(entry.path)
+        if len(people) > 1:
+            together = self._find([*(entry.path for entry in entries), *strays])
+            if any(_is_torn(plan, self._tools.key) for plan in together.series):
+                return [together]  # one scan whose slices name several: refused where it is cleaned
+        return [report for _, paths in sorted(people.items()) for report in self._reports(paths, strays)]
 
     def _reports(self, paths: list[str], strays: list[str]) -> list[SeriesReport]:
         """Plans of a series: of all its files together, or folder by folder where copies spoil one another.
@@ -147,7 +164,10 @@ class Runner:
             if self._store.fuller(identity, plane_count(plan)):
                 text = f"volume {identity} was made of more images of this series"
                 return [APART, lines.OLDER_VERSION, text, ""]
-            return self._keep(clean_series(plan, digest, tools))
+            candidate = clean_series(plan, digest, tools)
+            if person_of(plan.frames[0].slots[0].header, tools.key) in self._disputed:
+                candidate = replace(candidate, notes=(*candidate.notes, lines.NAMES_DISAGREE))
+            return self._keep(candidate)
         except Exception as error:  # noqa: BLE001 - sorted there
             return _fate_of(error)
         finally:
@@ -186,6 +206,16 @@ class Runner:
 
 def _largest(report: SeriesReport) -> int:
     return max((plane_count(plan) for plan in report.series), default=0)
+
+
+def _is_torn(plan: SeriesPlan, key: PrivacyKey) -> bool:
+    """Whether the slices of one scan name several persons: no place has images of two of them."""
+    owners: dict[tuple[float, ...], set[str]] = {}
+    for frame in plan.frames:
+        for slot in frame.slots:
+            place = tuple(round(value, 2) for value in slot.plane.position)
+            owners.setdefault(place, set()).add(person_of(slot.header, key))
+    return len(set().union(*owners.values())) > 1 and all(len(here) == 1 for here in owners.values())
 
 
 def _fate_of(error: Exception) -> Fate:

@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset
 from medidiff.export.bids import Contrast, Kind, kind_of_mr
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
-from medidiff.io.dicom import Layout, ReadPolicy, SeriesPlan, find_series, load
+from medidiff.io.dicom import InstanceHeader, Layout, ReadPolicy, SeriesPlan, find_series, load
 from medidiff.privacy.deidentify import deidentify_dataset, quiet_pydicom, write_clean
 from medidiff.privacy.deidentify_tree import read_for_cleaning
-from medidiff.privacy.identity import identity_of
+from medidiff.privacy.identity import identity_of, patient_of
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.pixels import clean_frames
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
@@ -64,9 +64,18 @@ class _Cleaned:
     boxes: int = 0
 
 
+def person_of(header: InstanceHeader, key: PrivacyKey) -> str:
+    """A keyed token of whose file it is, by what the quick look at its header gave; not the pseudonym."""
+    return key.token("person", patient_of(*header.patient, header.study_uid))
+
+
 def volume_id(plan: SeriesPlan, key: PrivacyKey) -> str:
-    """The keyed name of a volume: its series and its part of it, so that more or fewer files keep the name."""
-    return key.token("volume", f"{plan.study_uid}|{plan.series_uid}|{plan.series_number}|{plan.label}", 12)
+    """The keyed name of a volume: its patient, series and part of it, so that more or fewer files keep the name.
+
+    Anonymised and copied exports give series of two patients one UID: the patient belongs to the name.
+    """
+    person = person_of(plan.frames[0].slots[0].header, key)
+    return key.token("volume", f"{person}|{plan.study_uid}|{plan.series_uid}|{plan.series_number}|{plan.label}", 12)
 
 
 def volume_digest(plan: SeriesPlan, tools: Tools) -> str:

@@ -18,7 +18,8 @@ from medidiff.io.dicom import InstanceHeader
 
 _SCHEMA = """
 CREATE TABLE object (
-  path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER, changed INTEGER
+  path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER, changed INTEGER,
+  person TEXT, name TEXT
 );
 CREATE TABLE stray (path TEXT, series TEXT);
 CREATE TABLE image (path TEXT PRIMARY KEY, file TEXT);
@@ -40,13 +41,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One DICOM file of a group."""
+    """One DICOM file of a group; ``person`` is a token of whose it is."""
 
     path: str
     file: str
     sop: str
     size: int
     changed: int
+    person: str
 
 
 class Spool:
@@ -67,10 +69,11 @@ class Spool:
     ) -> None:
         self._db.close()
 
-    def add_object(self, header: InstanceHeader, file: str) -> None:
+    def add_object(self, header: InstanceHeader, file: str, person: str = "", name: str = "") -> None:
+        """A DICOM file, with tokens of whose it is and of the name that it gives that person."""
         number, size, changed = header.series_number, header.size, os.stat(header.path).st_mtime_ns  # noqa: PTH116
-        row = (header.path, file, header.study_uid, header.series_uid, number, header.sop_uid, size, changed)
-        self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        place = (header.path, file, header.study_uid, header.series_uid, number, header.sop_uid, size, changed)
+        self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*place, person, name))
 
     def add_stray(self, path: str, series: str) -> None:
         """A file of a series that is no part of it: the series' plan should know of it."""
@@ -100,11 +103,18 @@ class Spool:
 
     def entries(self, group: Group) -> list[Entry]:
         rows = self._db.execute(
-            "SELECT path, file, sop, size, changed FROM object "
+            "SELECT path, file, sop, size, changed, person FROM object "
             "WHERE study = ? AND series = ? AND number IS ? ORDER BY path",
             (group.study, group.series, group.number),
         )
         return [Entry(*row) for row in rows]
+
+    def disputed(self) -> frozenset[str]:
+        """Persons to whom files of this run give more than one name."""
+        rows = self._db.execute(
+            "SELECT person FROM object WHERE name != '' GROUP BY person HAVING COUNT(DISTINCT name) > 1"
+        )
+        return frozenset(person for (person,) in rows)
 
     def strays(self, group: Group) -> list[str]:
         if not group.series:

@@ -63,7 +63,7 @@ class Store:
         """
         volume, face = without_face(candidate.volume, candidate.body_part, keep=self._keep_face, stated=self._body_part)
         hashed, picture = voxel_hash(volume), fingerprint(volume)
-        self._refuse_duplicate(candidate.id, volume, hashed, picture)
+        self._refuse_duplicate(candidate, volume, hashed, picture)
         found = assess(volume, self._gate, candidate.body_part)
         stem = image_stem(candidate.subject, candidate.session, candidate.id, candidate.kind)
         place = self._state.dataset / stem
@@ -99,10 +99,12 @@ class Store:
         self._pictures.discard(stored.record.id)
         self._pictures.add(stored.record.id, stored.fingerprint)
 
-    def _refuse_duplicate(self, identity: str, volume: Volume, hashed: str, picture: str) -> None:
+    def _refuse_duplicate(self, candidate: Candidate, volume: Volume, hashed: str, picture: str) -> None:
+        identity = candidate.id
         twin = self._hashes.get(hashed)
         if twin is not None and twin != identity:
-            raise SetApart(lines.DUPLICATE_VOLUME, f"the voxels of volume {twin}, to the last")
+            text = f"the voxels of volume {twin}, to the last"
+            raise SetApart(lines.DUPLICATE_VOLUME, text + _doubt(candidate, self._state.volume(twin)))
         for name in self._pictures.candidates(picture):
             stored = self._state.volume(name) if name != identity else None
             if stored is None:
@@ -114,7 +116,12 @@ class Store:
             likeness = same_texture(volume, other)
             if likeness >= SAME_TEXTURE:
                 text = f"the scan of volume {name} in another form: their fine texture correlates at {likeness:.2f}"
-                raise SetApart(lines.DUPLICATE_VOLUME, text)
+                raise SetApart(lines.DUPLICATE_VOLUME, text + _doubt(candidate, stored))
+
+
+def _doubt(candidate: Candidate, twin: StoredVolume | None) -> str:
+    """A remark on a copy that is said to be of somebody else."""
+    return "" if twin is None or twin.record.subject == candidate.subject else f"; {lines.SUBJECTS_DIFFER}"
 
 
 def _record(candidate: Candidate, volume: Volume, path: str, image: Path, hashed: str) -> ManifestRecord:

@@ -43,20 +43,29 @@ def identity_of(ds: Dataset) -> Identity:
     Raises:
         CannotClean: neither a patient ID, a name nor a study UID says to whom the image belongs.
     """
-    patient_id = normalise_id(_text(ds, "PatientID"))
-    name = normalise_name(_text(ds, "PatientName"))
-    if patient_id not in _NO_ONE:
-        patient = f"id {patient_id}"
-    elif name not in _NO_ONE:
-        patient = f"name {name} {_text(ds, 'PatientBirthDate').strip()}"
-    else:
-        study = _text(ds, "StudyInstanceUID").strip(" \0")
-        if not study:
-            raise CannotClean(
-                "no-identity", "no patient ID, no name and no StudyInstanceUID; the image belongs to nobody"
-            )
-        patient = f"study {study}"
+    stated = (_text(ds, keyword) for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"))
+    patient = patient_of(*stated)
+    if not patient:
+        raise CannotClean("no-identity", "no patient ID, no name and no StudyInstanceUID; the image belongs to nobody")
     return Identity(patient, frozenset(_name_words(ds)))
+
+
+def patient_of(patient_id: str, name: str, birth_date: str, study: str) -> str:
+    """What a pseudonym is made from; empty if nothing says to whom the image belongs."""
+    patient_id, name, study = normalise_id(patient_id), normalise_name(name), study.strip(" \0")
+    if patient_id not in _NO_ONE:
+        return f"id {patient_id}"
+    if name not in _NO_ONE:
+        return f"name {name} {birth_date.strip()}"
+    return f"study {study}" if study else ""
+
+
+def name_under_id(patient_id: str, name: str) -> str:
+    """The parts of a name in one order, where the ID says whose it is; empty if there is none to compare."""
+    name = normalise_name(name)
+    if normalise_id(patient_id) in _NO_ONE or name in _NO_ONE:
+        return ""
+    return " ".join(sorted(name.split()))
 
 
 def normalise_id(text: str) -> str:

@@ -203,6 +203,63 @@ def test_several_patients_in_one_series_are_not_one_volume(tmp_path: Path) -> No
     assert result.exit_code == 3
 
 
+def test_two_patients_under_one_series_uid_are_two_subjects(tmp_path: Path) -> None:
+    source, dataset = tmp_path / "heap", tmp_path / "dataset"
+    uid, study = generate_uid(), generate_uid()
+    for number in (1, 2):
+        change = patient(f"P-{number}", study=study)
+        write_series(source / str(number), body(seed=number), change=change, series_uid=uid)
+    result = run(source, dataset)
+    assert (result.patients, result.volumes, result.kept, result.set_apart) == (2, 2, 24, {})
+    # The second comes in a later run, with more slices: it must not replace the first.
+    later = tmp_path / "later"
+    run(source / "1", later)
+    write_series(tmp_path / "more", body(14, seed=3), change=patient("P-3", study=study), series_uid=uid)
+    again = run([source / "1", tmp_path / "more"], later)
+    assert (again.patients, again.volumes, again.set_apart) == (2, 2, {})
+
+
+def test_names_that_disagree_under_one_id_are_noted(tmp_path: Path) -> None:
+    source, dataset = tmp_path / "heap", tmp_path / "dataset"
+    for number, name in enumerate(("Quill^Ada", "ADA^QUILL", "Thorn^Ben")):
+        write_series(source / "one" / str(number), body(seed=number), change=patient("P-7", name))
+    write_series(source / "two", body(seed=5), change=patient("P-8", "Vale^Eve"))
+    result = run(source, dataset)
+    assert (result.patients, result.volumes) == (2, 4)
+    note = "names disagree under one patient ID"
+    noted = [record for record in read_manifest(dataset) if any(note in text for text in record.notes)]
+    assert len(noted) == 3
+    found = [line["text"] for line in lines(dataset).values() if note in line["text"]]
+    assert len(found) == 36
+    assert not any(word in text.lower() for text in found for word in ("quill", "thorn", "p-7"))
+    agreeing = tmp_path / "agreeing"
+    run([source / "one" / "0", source / "one" / "1"], agreeing)
+    assert not any(note in line["text"] for line in lines(agreeing).values())
+
+
+def test_a_copy_under_another_patient_is_told(tmp_path: Path) -> None:
+    source, dataset = tmp_path / "heap", tmp_path / "dataset"
+    for identity in ("P-1", "P-2"):
+        write_series(source / identity, body(), change=patient(identity))
+    result = run(source, dataset)
+    assert result.set_apart == {"duplicate volume": 12}
+    assert all("two subjects" in line["text"] for line in lines(dataset).values() if line["outcome"] == "apart")
+    same = tmp_path / "same"
+    for copy in "ab":
+        write_series(tmp_path / "twice" / copy, body(), change=patient("P-1"))
+    run(tmp_path / "twice", same)
+    assert not any("two subjects" in line["text"] for line in lines(same).values())
+
+
+def test_a_damaged_gzip_is_called_what_it_is(tmp_path: Path) -> None:
+    series(tmp_path / "heap")
+    (tmp_path / "heap" / "scan.dcm").write_bytes(b"\x1f\x8b\x08" + b"\0" * 40)
+    run(tmp_path / "heap", tmp_path / "dataset")
+    (line,) = [line for line in lines(tmp_path / "dataset").values() if line["outcome"] != "kept"]
+    assert "not a DICOM file" in line["text"]
+    assert "ingest" not in line["text"]
+
+
 def test_a_copy_in_another_format_is_a_duplicate(tmp_path: Path) -> None:
     source, dataset = tmp_path / "heap", tmp_path / "dataset"
     volume = nifti(source / "a" / "scan.nii.gz")

@@ -126,7 +126,13 @@ def _describe(path: str, size: int, source: Source, budget: int, localizers: boo
         planes=planes,
         protocol=intern(protocol),
         notes=tuple(notes),
+        patient=(_stored(header, t.PATIENT_ID), _stored(header, t.PATIENT_NAME), _stored(header, t.PATIENT_BIRTH_DATE)),
     )
+
+
+def _stored(header: Header, tag: int) -> str:
+    """A string byte for character: two names in another script must not become one by what ASCII lacks."""
+    return intern((header.raw(tag) or b"").decode("latin-1").strip("\0 "))
 
 
 def _modality(header: Header) -> str:

@@ -111,6 +111,7 @@ class InstanceHeader:
         planes: What it holds.
         protocol: Series description or protocol name; may hold identifiers.
         notes: What a careful reader should know; no identifiers.
+        patient: ID, name and birth date as stored, byte for character (identifying: not for sharing).
     """
 
     path: str
@@ -134,3 +135,4 @@ class InstanceHeader:
     planes: tuple[Plane, ...]
     protocol: str
     notes: tuple[str, ...] = ()
+    patient: tuple[str, str, str] = ("", "", "")

@@ -220,7 +220,9 @@ def _check_is_dicom(head: bytes) -> None:
     if head[128:132] == b"DICM":
         return
     if head.startswith(_ARCHIVES):
-        raise SeriesRefused(Reason.ARCHIVE, "an archive is not looked into here; unpack it, or give it to ingest")
+        raise SeriesRefused(
+            Reason.ARCHIVE, "an archive, or what is left of one, is not a DICOM file; unpack it, or fetch it again"
+        )
     # Without a preamble the file has to begin with an element of group 2 or 8 and a believable length.
     if len(head) >= 16:
         group, element = struct.unpack("<HH", head[:4])
