@@ -382,7 +382,7 @@ def _keep_characteristics(source: Dataset, clean: Dataset) -> None:
 def _stamp(clean: Dataset, work: _Work, outcome: str) -> None:
     """Say in the object itself what was done (0012,0062-0064), and build the file meta information anew."""
     policy = work.policy
-    checked = outcome != "not-checked"
+    checked = outcome not in ("not-checked", "not-verified")
     codes = ["113100", "113105", "113107"]
     codes += ["113101"] if checked else []
     codes += ["113108"] if policy.keep_characteristics else []

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medidiff.privacy import ocr
+from medidiff.privacy.noise import has_strokes, is_noisy
 from medidiff.privacy.policy import CannotClean
-from medidiff.privacy.textlike import TextLine, extended, find_text_lines
+from medidiff.privacy.textlike import FEW_PARTS, TextLine, extended, find_text_lines, stands_alone
 
 Array = NDArray[Any]
 Box = tuple[int, int, int, int, int]
@@ -64,7 +65,8 @@ def clean_frames(frames: Array, source: Dataset, names: frozenset[str]) -> tuple
         source: The object as read: its class and description tell how suspicious it is.
         names: Lower-case names of the file's persons.
     Returns:
-        ``"clean"`` (nothing found) or ``"blanked"``, and the boxes, as (frame or -1 for all, rows, columns).
+        ``"clean"`` (nothing found), ``"blanked"``, or ``"not-verified"`` (so noisy that text may have been missed), and
+        the boxes, as (frame or -1 for all, rows, columns).
     Raises:
         CannotClean: a page of text, or text that cannot be found for certain (no OCR, or still there after blanking).
     """
@@ -73,13 +75,26 @@ def clean_frames(frames: Array, source: Dataset, names: frozenset[str]) -> tuple
         raise CannotClean(
             "text-unverified", "this kind of image may hold burned-in text and tesseract is not installed"
         )
+    noisy = _noisy(frames)
     if len(frames) == 1:
         regions = _clean_views(partial(_views, frames[0], source), kind, names, partial(_blank_in, frames, source))
-        return ("blanked" if regions else "clean"), [(0, *region) for region in regions]
-    return _clean_many(frames, source, kind, names)
+        boxes = [(0, *region) for region in regions]
+    else:
+        boxes = _clean_many(frames, source, kind, names)
+    return ("not-verified" if noisy else "blanked" if boxes else "clean"), boxes
 
 
-def _clean_many(frames: Array, source: Dataset, kind: _Kind, names: frozenset[str]) -> tuple[str, list[Box]]:
+def _noisy(frames: Array) -> bool:
+    """Whether noise may hide text from the finders in any frame; strokes seen in it set the file apart."""
+    noisy = [frame[..., 0] for frame in frames if frame.shape[-1] == 1 and is_noisy(frame[..., 0])]
+    if any(has_strokes(grey) for grey in noisy):
+        raise CannotClean(
+            "text-suspected", "strokes of one value stand in noise and could not be read; look at the image"
+        )
+    return bool(noisy)
+
+
+def _clean_many(frames: Array, source: Dataset, kind: _Kind, names: frozenset[str]) -> list[Box]:
     """Text that stands still is found on extremes over all frames; every frame is searched on its own besides."""
     boxes: list[Box] = []
 
@@ -104,7 +119,7 @@ def _clean_many(frames: Array, source: Dataset, kind: _Kind, names: frozenset[st
             read_small=False,
         )
         boxes += [(-1 if kind.screen else index, *region) for region in found]
-    return ("blanked" if boxes else "clean"), boxes
+    return boxes
 
 
 def _clean_views(
@@ -139,8 +154,8 @@ def _clean_views(
 def _find(
     views: list[Array], kind: _Kind, names: frozenset[str], *, confirm: bool, read_small: bool, first: bool
 ) -> _Found:
-    lines = _distinct([line for view in views for line in find_text_lines(view)])
-    upright = [line for view in views for line in find_text_lines(np.rot90(view)) if _is_text(line)]
+    lines = _distinct([line for view in views for line in _lines_in(view)])
+    upright = [line for view in views for line in _lines_in(np.rot90(view)) if _is_text(line)]
     lines += [_turned_back(line, views[0].shape) for line in upright]
     small = read_small and max(views[0].shape) <= _SMALL_SIDE
     if not ocr.available():
@@ -170,6 +185,12 @@ def _find(
     merged = [_tight(region, views, shape) for region in _merged(regions)]
     unread = [line for line in lines if _is_strong(line) and not _touches_any(line.box, merged)]
     return _Found(merged, [] if kind.screen else unread)
+
+
+def _lines_in(view: Array) -> list[TextLine]:
+    """Lines of four and more characters, and of three where they stand alone on plain ground."""
+    lines = [replace(line, alone=stands_alone(line, view)) for line in find_text_lines(view, min_parts=FEW_PARTS)]
+    return [line for line in lines if line.alone or line.parts > FEW_PARTS]
 
 
 def _with_neighbours(accepted: list[ocr.Word], words: list[ocr.Word]) -> list[ocr.Word]:
@@ -218,8 +239,8 @@ def _is_strong(line: TextLine) -> bool:
 
 
 def _is_text(line: TextLine) -> bool:
-    """So many characters of one value in one line that no reading is needed; real slices show none (see the docs)."""
-    return line.score >= 0.5 and line.parts >= 8
+    """Characters of one value, many in a line or alone on plain ground: no reading is needed; real slices show none."""
+    return line.alone or (line.score >= 0.5 and line.parts >= 8)
 
 
 def _turned_back(line: TextLine, shape: tuple[int, ...]) -> TextLine:

@@ -19,6 +19,9 @@ Array = NDArray[Any]
 _MIN_HEIGHT, _MAX_HEIGHT = 5, 120
 # A line needs so many separate parts; "ID 7" is three. Shorter texts are left to OCR and to the rules by modality.
 _MIN_PARTS = 4
+# On plain ground three are enough, if they have one value (real slices: at most 0.43).
+FEW_PARTS = 3
+_PLAIN_SCORE, _PLAIN_GROUND = 0.8, 0.35
 _MAX_PARTS = 3000
 _STROKE = (9, 25)
 
@@ -32,6 +35,7 @@ class TextLine:
         parts: Number of its characters, or of what is left when some join.
         score: Share of its pixels that have nearly one value, 0 to 1.
         value, ground: Grey value of the strokes, and of what is between them.
+        alone: Whether it was seen to stand alone on plain ground.
     """
 
     row0: int
@@ -42,6 +46,7 @@ class TextLine:
     score: float
     value: float = 0.0
     ground: float = 0.0
+    alone: bool = False
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -187,6 +192,24 @@ def _judge(boxes: Array, labels: list[int], labelled: Array, grey: Array, span: 
     ground = float(np.median(around))
     value = float(np.percentile(values, 80 if np.median(values) > ground else 20))
     return TextLine(row0, row1, column0, column1, len(boxes), score, value, ground)
+
+
+def stands_alone(line: TextLine, image: Array) -> bool:
+    """Whether a line of three or more characters of one value has nothing but plain ground around it."""
+    if line.parts < FEW_PARTS or line.score < _PLAIN_SCORE:
+        return False
+    margin = max(4, (line.row1 - line.row0) // 2 + 1)
+    row0, column0 = max(0, line.row0 - margin), max(0, line.column0 - margin)
+    part = np.asarray(image[row0 : line.row1 + margin, column0 : line.column1 + margin], dtype=np.float32)
+    around = np.ones(part.shape, dtype=bool)
+    # one pixel at the strokes is their smooth edge, not ground
+    rows = slice(max(0, line.row0 - row0 - 1), line.row1 - row0 + 1)
+    columns = slice(max(0, line.column0 - column0 - 1), line.column1 - column0 + 1)
+    around[rows, columns] = False
+    if not around.any():
+        return False
+    away = float(np.percentile(np.abs(part[around] - line.ground), 98))
+    return away < _PLAIN_GROUND * abs(line.value - line.ground)
 
 
 def extended(line: TextLine, image: Array) -> tuple[int, int, int, int]:

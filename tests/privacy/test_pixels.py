@@ -167,6 +167,58 @@ def test_text_lines_are_found_without_reading_and_anatomy_is_not_text() -> None:
     assert best.column1 - best.column0 > 0.3 * (columns.max() - columns.min())
 
 
+def noise_slice(seed: int, *, kind: str = "white") -> Dataset:
+    """A slice that is noise and nothing else: scrubbed pixels, or air."""
+    draws = np.random.default_rng(seed)
+    values = draws.integers(10, 266, (256, 256)) if kind == "white" else np.hypot(*draws.normal(0, 6, (2, 256, 256)))
+    ds = packaged("CT_small.dcm")
+    ds.Rows, ds.Columns, ds.PixelData = 256, 256, values.astype(np.int16).tobytes()
+    return ds
+
+
+@needs_ocr
+@pytest.mark.parametrize(
+    ("text", "place", "size", "level"),
+    [
+        ("VORTIGERN ANNA 03.02.1931", (6, 4), 12, 0.995),
+        ("VORTIGERN ANNA", (70, 128), 11, 1.2),
+        ("VORTIGERN ANNA 03.02.1931", (6, 4), 11, 0.4),
+    ],
+)
+def test_legible_text_in_noise_never_passes(text: str, place: tuple[int, int], size: int, level: float) -> None:
+    ds = noise_slice(3)
+    draw(ds, text, place, ImageFont.load_default(size), level, smooth=False)
+    with pytest.raises(CannotClean, match="text-suspected"):
+        deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+
+
+@needs_ocr
+@pytest.mark.parametrize("kind", ["white", "air"])
+def test_noise_is_passed_but_not_called_free_of_text(kind: str) -> None:
+    ds = noise_slice(4, kind=kind)
+    result = deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+    assert result.pixels == "not-verified"
+    assert "BurnedInAnnotation" not in result.dataset
+    codes = {item.CodeValue for item in result.dataset.DeidentificationMethodCodeSequence}
+    assert "113101" not in codes  # Clean Pixel Data Option
+    np.testing.assert_array_equal(result.dataset.pixel_array, ds.pixel_array)
+
+
+@needs_ocr
+@pytest.mark.parametrize("text", ["Anna", "Eva"])
+def test_a_short_name_alone_on_plain_ground_is_blanked(text: str) -> None:
+    ds = slice_of(256, 256)
+    pixels = ds.pixel_array.copy()
+    pixels[:40] = pixels.min()  # air above the patient
+    ds.PixelData = pixels.tobytes()
+    ink = draw(ds, text, (8, 8), ImageFont.load_default(12), 0.6, smooth=False)
+    result = deidentify_dataset(ds, DeidentifyPolicy(), KEY)
+    after = result.dataset.pixel_array
+    assert result.pixels == "blanked"
+    assert (after[ink] == pixels.min()).all()
+    np.testing.assert_array_equal(after[48:], pixels[48:])
+
+
 @needs_ocr
 @pytest.mark.slow
 def test_real_series_without_text_are_not_changed(shared: Path, tmp_path: Path) -> None:
