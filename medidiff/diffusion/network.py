@@ -88,6 +88,12 @@ class ResidualBlock(nn.Module):
         return out
 
 
+def _grid(split: Split, levels: int) -> tuple[int, int, int]:
+    """What the axes of an image must be divisible by: the Haar split, halved once for each further level."""
+    coarse = 2 ** (levels - 1)
+    return split[0] * coarse, split[1] * coarse, split[2] * coarse
+
+
 class ResidualUNet(nn.Module):
     """Residual U-Net on Haar bands.
 
@@ -133,8 +139,7 @@ class ResidualUNet(nn.Module):
 
     @property
     def multiple(self) -> tuple[int, int, int]:
-        coarse = 2 ** (self.levels - 1)
-        return self.split[0] * coarse, self.split[1] * coarse, self.split[2] * coarse
+        return _grid(self.split, self.levels)
 
     @property
     def receptive_radius(self) -> int:
@@ -212,8 +217,7 @@ class MonaiUNet(nn.Module):
 
     @property
     def multiple(self) -> tuple[int, int, int]:
-        coarse = 2 ** (self.levels - 1)
-        return self.split[0] * coarse, self.split[1] * coarse, self.split[2] * coarse
+        return _grid(self.split, self.levels)
 
     @property
     def receptive_radius(self) -> int:

@@ -107,14 +107,14 @@ def restore(
     posterior = Posterior(prior, likelihood, rule(settings.guidance))
     shape = (1, *operator.in_shape)
     report = on_step or _silent
-    total = 1 + settings.samples * _evaluations(settings)
+    total = 1 + settings.samples * settings.steps
     report(0, total, "posterior mean")
     mean = _bounded(posterior_mean(posterior, shape, device=y.device), likelihood, settings)
     report(1, total, "posterior mean")
     samples = []
     sigmas = sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, settings.steps)
     for index in range(settings.samples):
-        begun = 1 + index * _evaluations(settings)
+        begun = 1 + index * settings.steps
 
         def step(done: int, _: int, begun: int = begun, index: int = index) -> None:
             report(begun + done, total, f"sample {index + 1} of {settings.samples}")
@@ -172,11 +172,6 @@ def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tenso
             return clipped
         x = likelihood.project(clipped)
     return clipped if misfit <= NOT_CONSISTENT else x
-
-
-def _evaluations(settings: Settings) -> int:
-    """Steps a sample takes, as they are reported; Heun evaluates the network twice in each but the last."""
-    return settings.steps
 
 
 def _silent(done: int, total: int, what: str) -> None:
