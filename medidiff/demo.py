@@ -67,7 +67,7 @@ def run_demo(
         OutputError: the folder cannot be made or written.
         CheckpointError: there is no such model.
     """
-    options.find_model()
+    options.check_model()
     files = _places(folder)
     truth = sliceable(read_volume(template_path()))
     thick, operator = thick_sliced(truth)

@@ -19,8 +19,8 @@ Profile = Literal["box", "gaussian"]
 
 
 def reconstruct(
-    scan: Annotated[
-        Path, typer.Argument(metavar="SCAN", help="A NIfTI, MGZ or NRRD file, or a folder with a DICOM series.")
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN", help="A NIfTI, MGZ or NRRD file, or a folder with a DICOM series.")
     ],
     output: Annotated[
         Path | None,
@@ -78,7 +78,7 @@ def reconstruct(
         noise_std=noise_std,
     )
     with console.progress("reconstructing") as on_progress:
-        result = use_case(scan, output, options, on_progress, print_plan)
+        result = use_case(scans, output, options, on_progress, print_plan)
     console.facts("", facts(result, options))
 
 

@@ -22,7 +22,7 @@ from medidiff.metrics.noise import noise_floor
 from medidiff.operators.base import Identity
 from medidiff.operators.mask import PATCH, MaskOperator
 from medidiff.restoration.plan import SMALLEST_FACTOR, Plan
-from medidiff.restoration.run import Run
+from medidiff.restoration.run import Frame, Run, joined
 from medidiff.restoration.solve import Measurement, Restored, Settings, restore
 from medidiff.rng import derive_seed
 from medidiff.volume import Volume
@@ -135,7 +135,7 @@ class Inpaint:
         hole = self.missing[box]
         operator = MaskOperator((1, *hole.shape), torch.from_numpy(~hole))
 
-        def fill(frame: Array, settings: Settings, counted: OnProgress) -> _Frame:
+        def fill(frame: Array, settings: Settings, counted: OnProgress) -> Frame:
             known = frame[~self.missing]
             codec = IntensityCodec.fit(known, volume.modality)
             settings = replace(settings, lower=float(codec.encode(0.0)) if known.min() >= 0 else None)
@@ -148,14 +148,14 @@ class Inpaint:
                 whole[box][hole] = _decode(x, codec)[hole]
                 return whole
 
-            return _Frame(
+            return Frame(
                 pasted(done.mean),
                 tuple(pasted(sample) for sample in done.samples),
                 pasted(operator.reference(y)),
                 done.misfit,
             )
 
-        return _every_frame(volume, fill, settings, on_progress)
+        return every_frame(volume, fill, settings, on_progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class Denoise:
     def run(
         self, volume: Volume, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None
     ) -> Run:
-        def clean(frame: Array, settings: Settings, counted: OnProgress) -> _Frame:
+        def clean(frame: Array, settings: Settings, counted: OnProgress) -> Frame:
             noise = self.noise_std or estimate_noise(frame, volume.geometry.reoriented()[0].spacing)
             codec = IntensityCodec.fit(frame, volume.modality)
             settings = replace(
@@ -202,7 +202,7 @@ class Denoise:
             done: Restored = restore(model, operator, y, settings, counted)
             taken = float((done.mean - y).square().mean().sqrt()) * codec.scale
             low, high = TRAINED_NOISE
-            return _Frame(
+            return Frame(
                 _decode(done.mean, codec),
                 tuple(_decode(sample, codec) for sample in done.samples),
                 frame.astype(np.float32),
@@ -211,7 +211,7 @@ class Denoise:
                 () if low / 2 <= settings.noise_std <= high else (_unusual_noise(settings.noise_std),),
             )
 
-        return _every_frame(volume, clean, settings, on_progress)
+        return every_frame(volume, clean, settings, on_progress)
 
 
 def estimate_noise(frame: Array, spacing: tuple[float, float, float]) -> float:
@@ -254,19 +254,9 @@ def unequal_sides(geometry: Geometry) -> list[str]:
     return [f"{doubt} Consider restoring the slices first."]
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    mean: Array
-    samples: tuple[Array, ...]
-    baseline: Array
-    misfit: float
-    details: dict[str, float] | None = None
-    warnings: tuple[str, ...] = ()
-
-
-def _every_frame(
+def every_frame(
     volume: Volume,
-    one: Callable[[Array, Settings, OnProgress], _Frame],
+    one: Callable[[Array, Settings, OnProgress], Frame],
     settings: Settings,
     on_progress: OnProgress | None,
 ) -> Run:
@@ -281,14 +271,7 @@ def _every_frame(
                 on_progress(before + done, len(conformed.data) * each, what)
 
         frames.append(one(frame, replace(settings, seed=derive_seed(settings.seed, number)), counted))
-    return Run(
-        mean=np.stack([frame.mean for frame in frames]),
-        samples=tuple(np.stack(parts) for parts in zip(*(frame.samples for frame in frames), strict=True)),
-        baseline=np.stack([frame.baseline for frame in frames]),
-        misfit=max(frame.misfit for frame in frames),
-        details=tuple(frame.details for frame in frames if frame.details is not None),
-        warnings=tuple(dict.fromkeys(text for frame in frames for text in frame.warnings)),
-    )
+    return joined(volume, frames)
 
 
 def _unusual_noise(level: float) -> str:

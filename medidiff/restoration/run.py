@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ class Run:
     """Arrays of a finished reconstruction, shape (c, i, j, k), physical units, conformed axes.
 
     Args:
+        input: What there was before, as an image on its own grid; of raw data the classical image.
         mean: The estimate.
         samples: Posterior samples, each like ``mean``.
         baseline: Cubic interpolation and exact projection, without a network.
@@ -34,6 +35,7 @@ class Run:
         warnings: Doubts that only the voxels could raise.
     """
 
+    input: Volume
     mean: Array
     samples: tuple[Array, ...]
     baseline: Array
@@ -47,10 +49,35 @@ class Run:
         return np.std(self.samples, axis=0, ddof=1).astype(np.float32) if len(self.samples) > 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What came of one frame, shape (i, j, k); else like ``Run``."""
+
+    mean: Array
+    samples: tuple[Array, ...]
+    baseline: Array
+    misfit: float
+    details: dict[str, float] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def joined(volume: Volume, frames: Sequence[Frame]) -> Run:
+    """Frames of one scan, each restored on its own, as one result."""
+    return Run(
+        input=volume,
+        mean=np.stack([frame.mean for frame in frames]),
+        samples=tuple(np.stack(parts) for parts in zip(*(frame.samples for frame in frames), strict=True)),
+        baseline=np.stack([frame.baseline for frame in frames]),
+        misfit=max(frame.misfit for frame in frames),
+        details=tuple(frame.details for frame in frames if frame.details is not None),
+        warnings=tuple(dict.fromkeys(text for frame in frames for text in frame.warnings)),
+    )
+
+
 def unchanged(volume: Volume, samples: int = 0) -> Run:
     """What an empty plan comes to: the scan itself, to the last bit."""
     data = volume.reoriented().data
-    return Run(data, (data,) * samples, data, 0.0)
+    return Run(volume, data, (data,) * samples, data, 0.0)
 
 
 def run_plan(
@@ -64,12 +91,7 @@ def run_plan(
         _run_frame(frame, volume.modality, plan, model, replace(settings, seed=derive_seed(settings.seed, n)), counter)
         for n, frame in enumerate(conformed.data)
     ]
-    return Run(
-        mean=np.stack([frame.mean for frame in frames]),
-        samples=tuple(np.stack(parts) for parts in zip(*(frame.samples for frame in frames), strict=True)),
-        baseline=np.stack([frame.baseline for frame in frames]),
-        misfit=max(frame.misfit for frame in frames),
-    )
+    return joined(volume, frames)
 
 
 class _Counter:
@@ -91,7 +113,7 @@ class _Counter:
 
 def _run_frame(
     frame: Array, modality: Modality, plan: Plan, model: Preconditioned, settings: Settings, counter: _Counter
-) -> Run:
+) -> Frame:
     codec = IntensityCodec.fit(frame, modality)
     device = next(model.parameters()).device
     measured = torch.from_numpy(np.ascontiguousarray(codec.encode(frame.astype(np.float32))))[None, None].to(device)
@@ -110,7 +132,7 @@ def _run_frame(
                 own = replace(settings, samples=1, seed=derive_seed(settings.seed, number, index))
                 samples[index] = restore(model, operator, before, own, counter).samples[0]
         mean, baseline = done.mean, operator.reference(baseline)
-    return Run(
+    return Frame(
         mean=_decode(mean, codec),
         samples=tuple(_decode(one, codec) for one in samples),
         baseline=_decode(baseline, codec),

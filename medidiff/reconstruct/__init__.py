@@ -1,0 +1,9 @@
+"""The use case *reconstruct*: measurements in, a better scan out, in the same place, with a record of how.
+
+Whatever can be said about the arguments and the header is said before torch is loaded.
+"""
+
+from medidiff.reconstruct.options import ReconstructOptions
+from medidiff.reconstruct.use_case import OnPlan, OnProgress, ReconstructResult, reconstruct
+
+__all__ = ["OnPlan", "OnProgress", "ReconstructOptions", "ReconstructResult", "reconstruct"]

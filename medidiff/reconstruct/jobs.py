@@ -1,0 +1,52 @@
+"""Which job a user means: found from what was given and what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medidiff.errors import ConfigError, GeometryError, InputError
+from medidiff.io import probe, read_volume
+from medidiff.reconstruct.options import ReconstructOptions
+
+if TYPE_CHECKING:
+    from medidiff.restoration.job import Job, Scan
+
+
+def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
+    """What is to be done with what lies there, from headers alone.
+
+    Raises:
+        InputError: it cannot be reconstructed as it is.
+        ConfigError: these sources and options do not go together.
+    """
+    if len(sources) != 1:
+        raise ConfigError(f"expected one scan, got {len(sources)}")
+    info = probe(sources[0])  # what is no scan is told before torch is loaded
+    from medidiff.restoration.job import Scan, SliceJob
+
+    scan = Scan(sources[0], info)
+    if options.repairs:
+        return _repair(scan, options)
+    return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=options.profile)
+
+
+def _repair(scan: Scan, options: ReconstructOptions) -> Job:
+    """A job on the scan's own grid.
+
+    Raises:
+        InputError: the mask is none, or not one of this scan.
+    """
+    from medidiff.restoration.job import RepairJob
+    from medidiff.restoration.repair import Denoise, Inpaint, check_same_grid
+
+    if options.inpaint is None:
+        return RepairJob(scan, Denoise(options.noise_std))
+    try:
+        check_same_grid(probe(options.inpaint).geometry, scan.info.geometry)  # before it is read
+        return RepairJob(scan, Inpaint.from_mask(read_volume(options.inpaint), scan.info.geometry))
+    except GeometryError as error:
+        raise GeometryError(f"{options.inpaint}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{options.inpaint}: {error}") from error

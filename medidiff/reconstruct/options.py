@@ -1,0 +1,85 @@
+"""What a user may choose about a reconstruction; mistakes are told before anything is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medidiff.errors import ConfigError
+from medidiff.models import find_model, read_info
+
+if TYPE_CHECKING:
+    from medidiff.operators.slices import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructOptions:
+    """What a user may choose.
+
+    Args:
+        model: Name of a shipped model, or a file.
+        spacing: Wanted voxel distance, mm; by default the in-plane spacing.
+        thickness: Slice thickness, mm; by default what the header says, else slices touch.
+        profile: Form of the slice profile.
+        samples: Posterior samples beside the mean.
+        steps: Network evaluations a sample.
+        seed: For samples; a fresh one is drawn and recorded if there is none.
+        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
+        fast: No network: cubic interpolation and exact projection, in seconds.
+        preview: Where to write a picture.
+        report: Where to write an HTML page.
+        inpaint: A mask of voxels to fill (1 = missing) on the scan's grid; the slices are then left as they are.
+        denoise: Take noise out; the slices are then left as they are.
+        noise_std: Standard deviation of that noise, physical units; estimated if None.
+    """
+
+    model: str | None = None
+    spacing: float | None = None
+    thickness: float | None = None
+    profile: Profile = "box"
+    samples: int = 0
+    steps: int = 8
+    seed: int | None = None
+    device: str | None = None
+    fast: bool = False
+    preview: Path | None = None
+    report: Path | None = None
+    inpaint: Path | None = None
+    denoise: bool = False
+    noise_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 1 <= self.steps <= 1000:
+            raise ConfigError(f"--samples must be >= 0 and --steps 1 to 1000, got {self.samples} and {self.steps}")
+        for name, value in (("--spacing", self.spacing), ("--thickness", self.thickness)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a positive number of mm, got {value:g}")
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {self.device!r}")
+        if self.inpaint is not None and self.denoise:
+            raise ConfigError("--inpaint and --denoise are two jobs: do one, then the other with its result")
+        if self.repairs and (self.spacing is not None or self.thickness is not None):
+            raise ConfigError("--inpaint and --denoise keep the grid: --spacing and --thickness are for slices")
+        if self.noise_std is not None and not (self.denoise and 0 < self.noise_std < math.inf):
+            raise ConfigError("--noise-std is a positive number, and goes with --denoise")
+        if self.fast and (self.model is not None or self.samples or self.repairs):
+            raise ConfigError(
+                "--fast uses no network: it goes with neither --model, --samples, --inpaint nor --denoise"
+            )
+
+    @property
+    def repairs(self) -> bool:
+        """The scan is repaired on its own grid, instead of restoring what lies between slices."""
+        return self.denoise or self.inpaint is not None
+
+    def check_model(self) -> None:
+        """Tell a wrong model before a scan is read.
+
+        Raises:
+            CheckpointError: there is no such model, or the file is none.
+        """
+        if self.model is not None:
+            read_info(find_model(self.model))
