@@ -32,6 +32,7 @@ class LinearOperator(ABC):
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
+    cg_steps: int = MAX_CG_STEPS
 
     def forward(self, x: Batch) -> Batch:
         """Measure: images of shape (b, *in_shape) to measurements of shape (b, *out_shape)."""
@@ -57,7 +58,7 @@ class LinearOperator(ABC):
             damping: Not negative; one number or one per item of the batch.
         """
         shift = per_item(damping, r)
-        return conjugate_gradients(lambda z: self._forward(self._adjoint(z)) + shift * z, r)
+        return conjugate_gradients(lambda z: self._forward(self._adjoint(z)) + shift * z, r, steps=self.cg_steps)
 
     @property
     def H(self) -> LinearOperator:
@@ -80,6 +81,7 @@ class Adjoint(LinearOperator):
 
     def __init__(self, operator: LinearOperator) -> None:
         self.operator = operator
+        self.cg_steps = operator.cg_steps
         self.in_shape, self.out_shape = operator.out_shape, operator.in_shape
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -103,6 +105,7 @@ class Composition(LinearOperator):
                 f"{type(second).__name__} takes {second.in_shape}"
             )
         self.first, self.second = first, second
+        self.cg_steps = max(first.cg_steps, second.cg_steps)
         self.in_shape, self.out_shape = first.in_shape, second.out_shape
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from medidiff.operators.base import LinearOperator
 from medidiff.operators.task import Task
 
 Profile = Literal["box", "gaussian"]
+Kind = Literal["box", "gaussian", "measured"]
 FWHM_TO_STD = 1 / (2 * math.sqrt(2 * math.log(2)))
 # Slice excitation falls off fast; beyond three standard deviations the weight is below 1.2% of the peak.
 GAUSSIAN_CUTOFF_STD = 3.0
@@ -33,24 +34,116 @@ RELATIVE_DAMPING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredProfile:
+    """A slice profile as it was measured: weights at some distances from the slice's centre, straight lines between.
+
+    Args:
+        offsets: Distances from the centre, rising, mm (or voxels, where it is said).
+        weights: Not negative, not all zero; their scale does not matter.
+    Raises:
+        ConfigError: these are no such numbers.
+    """
+
+    offsets: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        offsets, weights = np.asarray(self.offsets), np.asarray(self.weights)
+        if len(offsets) != len(weights) or len(offsets) < 3:
+            raise ConfigError(
+                f"a measured profile has a weight for each offset, at least three; got {len(offsets)} offsets and "
+                f"{len(weights)} weights"
+            )
+        if not (np.isfinite(offsets).all() and np.isfinite(weights).all() and (np.diff(offsets) > 0).all()):
+            raise ConfigError("the offsets of a measured profile must rise, and all its numbers must be finite")
+        if (weights < 0).any() or weights.max() <= 0:
+            raise ConfigError("the weights of a measured profile must not be negative, nor all zero")
+
+    @property
+    def fwhm(self) -> float:
+        """Full width at half maximum, in the unit of the offsets."""
+        offsets, weights = self._closed()
+        above = weights >= weights.max() / 2
+        first, last = int(np.argmax(above)), len(above) - 1 - int(np.argmax(above[::-1]))
+        rise = np.interp(weights.max() / 2, weights[[first - 1, first]], offsets[[first - 1, first]])
+        fall = np.interp(weights.max() / 2, weights[[last + 1, last]], offsets[[last + 1, last]])
+        return float(fall - rise)
+
+    def scaled(self, unit: float) -> MeasuredProfile:
+        """The same profile with its offsets in units of so many of the old."""
+        return MeasuredProfile(tuple(float(o) / unit for o in self.offsets), self.weights)
+
+    def cumulative(self, positions: NDArray[Any]) -> NDArray[Any]:
+        """Integral of the profile up to each position, exact for the straight lines."""
+        offsets, weights = self._closed()
+        slopes = np.diff(weights) / np.diff(offsets)
+        area = np.concatenate([[0], np.cumsum((weights[1:] + weights[:-1]) / 2 * np.diff(offsets))])
+        place = np.clip(positions, offsets[0], offsets[-1])
+        piece = np.clip(np.searchsorted(offsets, place, side="right") - 1, 0, len(slopes) - 1)
+        within = place - offsets[piece]
+        return np.asarray(area[piece] + within * (weights[piece] + slopes[piece] * within / 2))
+
+    def is_like_gaussian(self) -> bool:
+        """Whether a Gaussian of the same width describes it better than a box."""
+        offsets, weights = self._closed()
+        middle = float(np.sum(offsets * weights) / np.sum(weights))
+        fine = np.linspace(offsets[0], offsets[-1], 401)
+        own = np.interp(fine, offsets, weights / weights.max())
+        box = (np.abs(fine - middle) <= self.fwhm / 2).astype(float)
+        bell = np.exp(-0.5 * ((fine - middle) / (self.fwhm * FWHM_TO_STD)) ** 2)
+        return bool(np.sum((own - bell) ** 2) < np.sum((own - box) ** 2))
+
+    def _closed(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """With a fall to zero at either end, one step of the table wide where the table ends above zero."""
+        offsets, weights = np.asarray(self.offsets, float), np.asarray(self.weights, float)
+        step = 1e-3 * (offsets[-1] - offsets[0])
+        return (
+            np.concatenate([[offsets[0] - step], offsets, [offsets[-1] + step]]),
+            np.concatenate([[0.0], weights, [0.0]]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SliceProfile:
     """How slices lie on a fine grid, in units of fine voxels.
 
     Args:
         factor: Distance between slice centres.
         thickness: Full width at half maximum of the profile; equal to ``factor`` when slices touch.
-        kind: ``"box"`` (ideal 2D slice, or averaging) or ``"gaussian"`` (a short excitation pulse).
+        kind: ``"box"`` (ideal 2D slice, or averaging), ``"gaussian"`` (a short excitation pulse) or ``"measured"``.
+        measured: The profile itself where it was measured, offsets in fine voxels.
     """
 
     factor: float
     thickness: float
-    kind: Profile = "box"
+    kind: Kind = "box"
+    measured: MeasuredProfile | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= self.factor < math.inf and 0 < self.thickness < math.inf):
             raise ConfigError(f"slices need factor >= 1 and thickness > 0, got {self.factor} and {self.thickness}")
-        if self.kind not in ("box", "gaussian"):
-            raise ConfigError(f"a slice profile is 'box' or 'gaussian', got {self.kind!r}")
+        if self.kind not in ("box", "gaussian", "measured") or (self.kind == "measured") != (self.measured is not None):
+            raise ConfigError(f"a slice profile is 'box', 'gaussian' or a measured one, got {self.kind!r}")
+
+    @classmethod
+    def of(cls, distance: float, thickness: float, form: Profile | MeasuredProfile, voxel: float) -> SliceProfile:
+        """A profile in fine voxels from millimetres; a measured form has a thickness of its own.
+
+        Args:
+            distance: Between slice centres, mm.
+            thickness: Full width at half maximum, mm.
+            form: The profile, offsets in mm where it was measured.
+            voxel: Size of a fine voxel, mm.
+        """
+        if isinstance(form, MeasuredProfile):
+            own = form.scaled(voxel)
+            return cls(distance / voxel, own.fwhm, "measured", own)
+        return cls(distance / voxel, thickness / voxel, form)
+
+    @property
+    def looks_gaussian(self) -> bool:
+        """What a network, which knows two forms, is told."""
+        return self.kind == "gaussian" or (self.measured is not None and self.measured.is_like_gaussian())
 
 
 class SliceOperator(LinearOperator):
@@ -145,7 +238,7 @@ def slice_task(profile: SliceProfile, noise_std: float = 0.0) -> Task:
     return Task(
         factor=profile.factor,
         thickness=profile.thickness / profile.factor,
-        gaussian=float(profile.kind == "gaussian"),
+        gaussian=float(profile.looks_gaussian),
         noise=noise_std,
     )
 
@@ -164,7 +257,9 @@ def slice_weights(fine: int, centres: NDArray[Any], profile: SliceProfile) -> ND
         GeometryError: a slice lies wholly outside the grid.
     """
     edges = np.arange(fine + 1) - 0.5 - np.asarray(centres)[:, None]
-    if profile.kind == "box":
+    if profile.measured is not None:
+        cumulative = profile.measured.cumulative(edges)
+    elif profile.kind == "box":
         cumulative = np.clip(edges, -profile.thickness / 2, profile.thickness / 2)
     else:
         std = profile.thickness * FWHM_TO_STD

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from medidiff.geometry import Geometry
 from medidiff.operators import (
     Adjoint,
+    BlurOperator,
     CartesianKSpace,
     Coils,
     Composition,
@@ -18,9 +21,16 @@ from medidiff.operators import (
     Identity,
     LinearOperator,
     MaskOperator,
+    MeasuredProfile,
+    MovedSlices,
+    ResampleOperator,
+    SeparableOperator,
     SliceOperator,
     SliceProfile,
+    StackedOperator,
+    stack_operator,
 )
+from medidiff.operators.motion import rigid_matrices
 
 GRID = (2, 5, 6, 12)
 
@@ -67,6 +77,46 @@ def _holes(shape: tuple[int, ...] = GRID) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(99)) > 0.35
 
 
+MEASURED = MeasuredProfile((-3.0, -1.5, 0.0, 1.0, 2.5), (0.0, 0.8, 1.0, 1.1, 0.2))
+IMAGE = Geometry(np.diag([1.5, 1.0, 1.2, 1.0]), (6, 8, 10))
+
+
+def turned(geometry: Geometry, degrees: tuple[float, float, float], shift: float = 0.3) -> Geometry:
+    """The same grid, turned about its centre and moved."""
+    centre = geometry.to_world((np.asarray(geometry.shape) - 1) / 2)
+    motion = np.array([[*np.radians(degrees), shift, -shift, 2 * shift]])
+    return Geometry(rigid_matrices(motion, centre)[0] @ geometry.affine, geometry.shape)
+
+
+def sagittal(slices: int) -> Geometry:
+    """Slices across the first axis of the image, their own axes in another order, one of them backwards."""
+    affine = np.zeros((4, 4))
+    affine[0, 2], affine[1, 0], affine[2, 1], affine[3, 3] = 3.0, 1.0, -1.2, 1.0
+    affine[:3, 3] = (0.0, 0.0, 9 * 1.2)
+    return Geometry(affine, (8, 10, slices))
+
+
+def _moving(axis: int, kind: str = "box") -> LinearOperator:
+    shape = [6, 8, 10]
+    shape[axis] = 3
+    spacing = [1.5, 1.0, 1.2]
+    spacing[axis] *= 3
+    stack = Geometry(np.diag([*spacing, 1.0]), (shape[0], shape[1], shape[2]))
+    motion = 0.2 * np.random.default_rng(5).normal(size=(3, 6))
+    return MovedSlices(2, IMAGE, stack, axis, SliceProfile(3, 3, kind), motion)  # type: ignore[arg-type]
+
+
+def _three_stacks() -> LinearOperator:
+    axial = IMAGE.resampled(2, 3, 3.6)
+    return StackedOperator(
+        [
+            stack_operator(IMAGE, axial, 2, 3.6),
+            stack_operator(IMAGE, sagittal(3), 2, 3.0, profile="gaussian"),
+            stack_operator(IMAGE, turned(IMAGE.resampled(1, 3, 2.5), (4, -3, 6)), 1, 2.5),
+        ]
+    )
+
+
 PLANES = (1, 6, 5, 3)
 LINES = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)[:, None].expand(6, 5)
 
@@ -99,6 +149,35 @@ CASES: dict[str, Case] = {
     "finer-than-wanted": _slices(2, 1, 1),
     "fewer-than-fit": _slices(2, 3, 3, count=2),
     "two-axes": Case(_two_axes),
+    "measured-profile": Case(
+        lambda: SliceOperator((2, 4, 4, 12), 2, SliceProfile(3, MEASURED.fwhm, "measured", MEASURED))
+    ),
+    "separable": Case(lambda: SeparableOperator(GRID, {0: random_batch((5,), 21, 3), 2: random_batch((12,), 22, 4)})),
+    "blur": Case(lambda: BlurOperator(GRID, {0: 1.4, 1: 1.1})),
+    "blur-everywhere": Case(lambda: BlurOperator(GRID, {0: 0.8, 1: 1.2, 2: 0.3})),
+    "blurred-slices": Case(
+        lambda: SliceOperator(GRID, 2, SliceProfile(3, 3)) @ BlurOperator(GRID, {0: 1.1, 1: 1.1}), surjective=False
+    ),
+    "lost-slices-of-a-stack": Case(
+        lambda: MaskOperator((2, 5, 6, 4), torch.arange(4) != 2) @ SliceOperator(GRID, 2, SliceProfile(3, 3)), False
+    ),
+    "resample-turned": Case(
+        lambda: ResampleOperator(2, IMAGE, turned(IMAGE.cropped((1, 1, 2), (4, 6, 5)), (5, -8, 12))), surjective=False
+    ),
+    "resample-linear": Case(
+        lambda: ResampleOperator(2, IMAGE, turned(sagittal(4), (3, 0, 0)), "linear"), surjective=False
+    ),
+    "resample-straight": Case(lambda: ResampleOperator(2, IMAGE, sagittal(4)), surjective=False),
+    "oblique-stack": Case(
+        lambda: stack_operator(IMAGE, turned(IMAGE.resampled(2, 3, 3.6), (7, 4, -5)), 2, 3.6, channels=2), False
+    ),
+    "coarse-in-plane": Case(
+        lambda: stack_operator(IMAGE, IMAGE.resampled(2, 3, 3.6).resampled(0, 3, 3.0), 2, 4.0, profile=MEASURED), False
+    ),
+    "stacks": Case(_three_stacks, surjective=False),
+    "moving-i": Case(lambda: _moving(0), surjective=False),
+    "moving-j": Case(lambda: _moving(1, "gaussian"), surjective=False),
+    "moving-k": Case(lambda: _moving(2), surjective=False),
     "fourier": _complex(lambda: Fourier(PLANES)),
     "fourier-corner": _complex(lambda: Fourier(PLANES, centred=False)),
     "fourier-volume": _complex(lambda: Fourier((2, 4, 3, 5), (0, 1, 2))),
