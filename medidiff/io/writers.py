@@ -24,9 +24,14 @@ _NRRD_TYPES = {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for 
 _NRRD_TYPES |= {"float32": "float", "float64": "double"}
 
 
-def write_nifti(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: float | None) -> None:
+def write_nifti(
+    volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: float | None, *, description: str = ""
+) -> None:
     """NIfTI-1, or NIfTI-2 where an axis is too long for it.
 
+    Args:
+        volume, path, dtype, frame_step: As ``write_volume``.
+        description: What the header's 80 characters of text say instead of the version alone.
     Raises:
         OutputError: the values do not fit the type, or the file cannot be written.
     """
@@ -45,7 +50,7 @@ def write_nifti(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: fl
     if data.ndim == 4:
         header.set_zooms((*volume.geometry.spacing, frame_step or 1.0))
     header.set_xyzt_units("mm", "sec" if data.ndim == 4 and frame_step else None)
-    header["descrip"] = f"medidiff {__version__}".encode()
+    header["descrip"] = (description or f"medidiff {__version__}").encode("ascii", "replace")[:79]
     if volume.modality is Modality.LABEL:
         header.set_intent(_INTENT_LABEL)
     with _open_output(path) as file:
