@@ -1,13 +1,11 @@
-"""Whether a face may be seen in a volume, and the volume without it.
+"""A volume without its face: whether one may be seen (``privacy.facerule``), and its removal (``privacy.faces``).
 
-What a header says about the body part decides first, then what a face needs to be rendered: 40 mm along every axis.
-Where both leave it open the brain is looked for, and a scan in which a head is likely but no brain is found is set
-apart: nobody could say where its face is.
+A scan in which a head is likely but no brain is found is set apart: nobody could say where its face is.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +14,15 @@ from medidiff.errors import InputError
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import SetApart
 from medidiff.metrics.foreground import head_mask
+from medidiff.privacy.facerule import TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody
 from medidiff.privacy.faces import deface
 from medidiff.privacy.policy import CannotClean
 from medidiff.volume import Modality, Volume
 
-BodyPart = Literal["auto", "head", "other"]
+__all__ = ["BodyPart", "without_face"]
 
-# A rendering needs this much of a head along every axis, mm.
-SMALLEST_FACE_MM = 40.0
-# Wider than any head with its ears: a trunk is in view.
-TRUNK_MM = 260.0
 # A label map of more than this shows the head around the brain.
 LARGEST_BRAIN_ML = 2600.0
-_HEADS = ("HEAD", "BRAIN", "SKULL", "FACE", "NECK", "WHOLE", "ORBIT", "JAW", "TMJ", "EAR", "IAC", "NOSE", "PITUITARY")
 _CT_AIR = -500.0
 
 
@@ -47,17 +41,22 @@ def without_face(
     Raises:
         SetApart: a head is likely, but no brain was found to cut the face off by.
     """
-    reason = _no_face(volume, body_part, stated)
+    reason = why_no_face(volume.geometry, volume.modality, body_part, stated)
+    if not reason and volume.modality is Modality.LABEL and _label_ml(volume) < LARGEST_BRAIN_ML:
+        reason = "a label map no larger than a brain"
     if reason:
         return volume, {"done": "nothing", "why": reason}
     if keep:
         return volume, {"done": "kept", "why": "by choice"}
     if volume.modality is Modality.LABEL:
         raise SetApart(lines.NOT_CLEAN, "face-unverified: a label map that shows more than a brain; use --keep-face")
+    reason = why_nobody(volume)
+    if reason:
+        return volume, {"done": "nothing", "why": reason}
     try:
         clean, report = deface(volume)
     except CannotClean as error:
-        if stated == "auto" and not _says_head(body_part) and _width(volume) > TRUNK_MM:
+        if stated == "auto" and not says_head(body_part) and _width(volume) > TRUNK_MM:
             return volume, {"done": "nothing", "why": "no brain found in a body wider than a head"}
         advice = "say --body-part other if it shows no head, or --keep-face"
         raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}; {advice}") from error
@@ -68,29 +67,6 @@ def without_face(
         "brain_ml": round(report.brain_ml, 1),
         "brain_voxels_changed": report.brain_voxels_changed,
     }
-
-
-def _no_face(volume: Volume, body_part: str, stated: BodyPart) -> str:
-    """Why there is no face to be seen; empty if there may be one."""
-    if stated == "other":
-        return "the user says that it shows no head"
-    if volume.modality not in (Modality.MR, Modality.CT, Modality.LABEL):
-        return "of a kind that shows no face"
-    if stated != "head" and body_part and not _says_head(body_part):
-        return "the header names another body part"
-    upright, _, _ = volume.geometry.reoriented()
-    width, depth, height = upright.extent
-    if min(depth, height) < SMALLEST_FACE_MM:
-        return "too small a field of view for a face"
-    if width < SMALLEST_FACE_MM:
-        return "a slab too thin to render a face; its outline may be seen from the side"
-    if volume.modality is Modality.LABEL and _label_ml(volume) < LARGEST_BRAIN_ML:
-        return "a label map no larger than a brain"
-    return ""
-
-
-def _says_head(body_part: str) -> bool:
-    return any(word in body_part.upper() for word in _HEADS)
 
 
 def _width(volume: Volume) -> float:
