@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 
+from medidiff.io.dicom.decoding import DecodeFailed
+from medidiff.io.dicom.decoding import decode as decode_stream
 from medidiff.io.dicom.header import RLE
 from medidiff.io.dicom.pixels import check_codestream, decoder_hint
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
@@ -83,13 +85,18 @@ def decode(source: Dataset, max_bytes: int) -> tuple[Array, dict[str, Any]]:
     try:
         syntax = source.file_meta.TransferSyntaxUID
         compressed = bool(syntax.is_encapsulated)
-        options: Any = {} if compressed else {"allow_excess_frames": False}
-        if syntax == RLE:
-            options = {"decoding_plugin": "pydicom"}  # the plugin in Rust panics on a damaged segment
-        elif compressed:
-            check_codestream(source.PixelData, int(source.Rows), int(source.Columns))
-        pixels, found = get_decoder(syntax).as_array(source, raw=True, **options)
-    except Exception as error:  # decoders of five libraries raise whatever they like
+        if compressed:
+            if syntax != RLE:
+                check_codestream(source.PixelData, int(source.Rows), int(source.Columns))
+            pixels, found = decode_stream(source, str(syntax))
+        else:
+            one: Any = {"allow_excess_frames": False}
+            pixels, found = get_decoder(syntax).as_array(source, raw=True, **one)
+    except DecodeFailed as failure:
+        word = "decoder-stopped" if failure.stopped else "pixels-undecodable"
+        hint = decoder_hint(str(source.file_meta.get("TransferSyntaxUID", "")))
+        raise CannotClean(word, f"{failure}; a viewer may say more{hint}") from failure
+    except Exception as error:  # pydicom fails in many ways on a damaged description
         hint = decoder_hint(str(source.file_meta.get("TransferSyntaxUID", "")))
         raise CannotClean(
             "pixels-undecodable", f"the pixel data does not decode; a viewer may say more{hint}"

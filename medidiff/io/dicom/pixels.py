@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from medidiff.io.dicom.header import LARGEST_FRAME, RLE
+from medidiff.io.dicom.decoding import DecodeFailed, decode
+from medidiff.io.dicom.header import LARGEST_FRAME, NATIVE, RLE
 from medidiff.io.dicom.model import InstanceHeader, Layout, PixelFormat, Plane
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
@@ -108,13 +109,11 @@ def _native(header: InstanceHeader) -> Array:
 
 
 def _decoded(header: InstanceHeader) -> Array:
-    """Pixels through pydicom and its plugins."""
+    """Pixels through pydicom; compressed ones through its plugins, in a process that can be stopped."""
     pixels = header.pixels
     dataset, stream = open_dataset(header.path, pixels=True)
     stream.close()
-    if pixels.transfer_syntax != RLE:
-        check_codestream(dataset.get("PixelData"), pixels.rows, pixels.columns)
-    array = _pydicom_array(dataset, pixels)
+    array = _unpacked(dataset, pixels) if pixels.transfer_syntax in NATIVE else _decompressed(dataset, pixels)
     expected = (pixels.frames, pixels.rows, pixels.columns)
     if array.size != pixels.frames * pixels.rows * pixels.columns:
         text = f"decoded {array.shape}, the header declares {expected}"
@@ -122,21 +121,27 @@ def _decoded(header: InstanceHeader) -> Array:
     return _fit(array.reshape(expected), pixels)
 
 
-def _pydicom_array(dataset: Dataset, pixels: PixelFormat) -> Array:
+def _unpacked(dataset: Dataset, pixels: PixelFormat) -> Array:
+    """Pixels that are not compressed, but big endian, inflated or single bits."""
     try:
         with quiet():
             dataset.file_meta.TransferSyntaxUID = UID(pixels.transfer_syntax)
-            # The RLE plugin in Rust prints a panic when a segment is too long; pydicom's own decoder raises.
-            plugin = "pydicom" if pixels.transfer_syntax == RLE else ""
-            return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=plugin))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        syntax = pixels.transfer_syntax
-        text = (
-            f"no decoder could read the pixels ({type(error).__name__}, transfer syntax {syntax}){decoder_hint(syntax)}"
-        )
+            return np.asarray(pixel_array(dataset, raw=True))
+    except Exception as error:  # pydicom fails in many ways on a damaged description
+        text = f"the pixels cannot be read ({type(error).__name__}, transfer syntax {pixels.transfer_syntax})"
         raise SeriesRefused(Reason.UNDECODABLE, text) from error
+
+
+def _decompressed(dataset: Dataset, pixels: PixelFormat) -> Array:
+    syntax = pixels.transfer_syntax
+    if syntax != RLE:
+        check_codestream(dataset.get("PixelData"), pixels.rows, pixels.columns)
+    try:
+        return decode(dataset, syntax)[0]
+    except DecodeFailed as failure:
+        reason = Reason.DECODER_STOPPED if failure.stopped else Reason.UNDECODABLE
+        text = f"{failure}, transfer syntax {syntax}{decoder_hint(syntax)}"
+        raise SeriesRefused(reason, text) from failure
 
 
 def decoder_hint(transfer_syntax: str) -> str:

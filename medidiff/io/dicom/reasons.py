@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_GEOMETRY = "no geometry"
     UNSUPPORTED_ENCODING = "unsupported encoding"
     UNDECODABLE = "pixels cannot be decoded"
+    DECODER_STOPPED = "decoder stopped"
     # about a group of planes
     DUPLICATE = "duplicate"
     CONFLICTING_POSITIONS = "different images at one position"
