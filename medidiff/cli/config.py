@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from medidiff.config import Config
 
 # Where the schema of each `kind:` lives; loaded when a file of that kind is.
-SCHEMAS = {"train": "medidiff.train:TrainConfig", "ingest": "medidiff.ingest:IngestOptions"}
+SCHEMAS = {
+    "train": "medidiff.train:TrainConfig",
+    "ingest": "medidiff.ingest:IngestOptions",
+    "operator": "medidiff.restoration.operator_config:OperatorConfig",
+}
 
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 

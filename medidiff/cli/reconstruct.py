@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from medidiff.geometry import Geometry
     from medidiff.reconstruct import ReconstructOptions, ReconstructResult
     from medidiff.restoration import Plan
-
-Profile = Literal["box", "gaussian"]
-
 
 def reconstruct(
     scans: Annotated[
@@ -32,7 +29,12 @@ def reconstruct(
     thickness: Annotated[
         float | None, typer.Option(help="Slice thickness, mm (default: as the header says, else slices touch).")
     ] = None,
-    profile: Annotated[Profile, typer.Option(help="Form of the slice profile.")] = "box",
+    profile: Annotated[
+        str, typer.Option(help="Form of the slice profile: box, gaussian, or a CSV file (offset in mm, weight).")
+    ] = "box",
+    operator: Annotated[
+        Path | None, typer.Option(help="Undo what this file says was done to the scan (YAML, see configs/).")
+    ] = None,
     inpaint: Annotated[
         Path | None, typer.Option(help="Fill the voxels that are 1 in this mask, on the scan's own grid, instead.")
     ] = None,
@@ -66,6 +68,7 @@ def reconstruct(
         spacing=spacing,
         thickness=thickness,
         profile=profile,
+        operator=operator,
         samples=samples,
         steps=steps,
         seed=seed,

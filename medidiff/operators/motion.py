@@ -15,12 +15,16 @@ from torch.nn import functional
 from medidiff.errors import GeometryError
 from medidiff.geometry import Geometry
 from medidiff.operators.base import LinearOperator
-from medidiff.operators.slices import FWHM_TO_STD, GAUSSIAN_CUTOFF_STD, SliceProfile, slice_weights
+from medidiff.operators.slices import FWHM_TO_STD, GAUSSIAN_CUTOFF_STD, SliceProfile, slice_task, slice_weights
+from medidiff.operators.smooth import smooth_least_squares
+from medidiff.operators.task import Task
 
 Array = NDArray[Any]
 
 # Slices are worked off in groups of about so many sampling points; each point takes three numbers of memory.
 CHUNK_POINTS = 1 << 21
+# Total weight from which on a voxel counts as seen by a slice.
+SEEN = 0.05
 
 
 class MovedSlices(LinearOperator):
@@ -52,7 +56,7 @@ class MovedSlices(LinearOperator):
                 f"motion has six numbers for each of {stack.shape[axis]} slices, got an array of {np.shape(motion)}"
             )
         self.in_shape, self.out_shape = (channels, *image.shape), (channels, *stack.shape)
-        self.axis = axis
+        self.axis, self.profile = axis, profile
         self.offsets, self.weights = planes(profile)
         centre = stack.to_world((np.asarray(stack.shape) - 1) / 2)
         moved = rigid_matrices(np.asarray(motion, dtype=np.float64), centre)
@@ -86,6 +90,23 @@ class MovedSlices(LinearOperator):
             total += spread
             begin += len(points)
         return total
+
+    def reference(self, y: Tensor) -> Tensor:
+        """The smoothest image that agrees with the slices, each where it was taken, shape (b, *in_shape)."""
+        self._check(y, self.out_shape, "measurement")
+        ones = self._adjoint(torch.ones_like(y))
+        # Where slices were, their mean; what none of them saw is filled in by smoothness.
+        start = self._adjoint(y) / ones.clamp_min(SEEN)
+        return smooth_least_squares(self, y, start)
+
+    def known(self, y: Tensor) -> Tensor:
+        """How much of its share in the slices each voxel has, at most 1, shape (b, *in_shape)."""
+        weight = self._adjoint(torch.ones_like(y)) * self.profile.factor
+        return weight.clamp(0, 1)
+
+    def task(self, noise_std: float = 0.0) -> Task:
+        """Slices; that they moved is undone before a network sees the image."""
+        return slice_task(self.profile, noise_std)
 
     def _points(self, like: Tensor) -> Iterator[Tensor]:
         """Where each group of slices samples the image, in the units of ``grid_sample``, (slices, planes, p, q, 3)."""

@@ -29,7 +29,16 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     scan = Scan(sources[0], info)
     if options.repairs:
         return _repair(scan, options)
-    return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=options.profile)
+    if options.operator is not None:
+        from medidiff.restoration.composed import ComposedJob
+
+        return ComposedJob.of(scan, options.operator)
+    profile: object = options.profile
+    if profile not in ("box", "gaussian"):
+        from medidiff.restoration.operator_config import read_profile
+
+        profile = read_profile(Path(options.profile))
+    return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=profile)
 
 
 def _repair(scan: Scan, options: ReconstructOptions) -> Job:

@@ -6,13 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medidiff.errors import ConfigError
 from medidiff.models import find_model, read_info
-
-if TYPE_CHECKING:
-    from medidiff.operators.slices import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +19,8 @@ class ReconstructOptions:
         model: Name of a shipped model, or a file.
         spacing: Wanted voxel distance, mm; by default the in-plane spacing.
         thickness: Slice thickness, mm; by default what the header says, else slices touch.
-        profile: Form of the slice profile.
+        profile: Form of the slice profile, ``"box"``, ``"gaussian"``, or a CSV file of offsets in mm and weights.
+        operator: A file that says what was done to the scan (``kind: operator``); everything else is then in there.
         samples: Posterior samples beside the mean.
         steps: Network evaluations a sample.
         seed: For samples; a fresh one is drawn and recorded if there is none.
@@ -39,7 +36,8 @@ class ReconstructOptions:
     model: str | None = None
     spacing: float | None = None
     thickness: float | None = None
-    profile: Profile = "box"
+    profile: str = "box"
+    operator: Path | None = None
     samples: int = 0
     steps: int = 8
     seed: int | None = None
@@ -65,6 +63,10 @@ class ReconstructOptions:
             raise ConfigError("--inpaint and --denoise keep the grid: --spacing and --thickness are for slices")
         if self.noise_std is not None and not (self.denoise and 0 < self.noise_std < math.inf):
             raise ConfigError("--noise-std is a positive number, and goes with --denoise")
+        if self.profile not in ("box", "gaussian") and not self.profile.lower().endswith(".csv"):
+            raise ConfigError(f"--profile is box, gaussian or a CSV file, got {self.profile!r}")
+        if self.operator is not None and (self.repairs or self.spacing or self.thickness or self.profile != "box"):
+            raise ConfigError("--operator says everything about the scan: leave out other options about it")
         if self.fast and (self.model is not None or self.samples or self.repairs):
             raise ConfigError(
                 "--fast uses no network: it goes with neither --model, --samples, --inpaint nor --denoise"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -219,6 +219,7 @@ def stage_record(stage: Stage) -> dict[str, Any]:
         "factor": stage.profile.factor,
         "thickness_voxels": stage.profile.thickness,
         "profile": stage.profile.kind,
+        **({} if stage.profile.measured is None else {"profile_voxels": asdict(stage.profile.measured)}),
         "slices": stage.coarse.shape[stage.axis],
         "fine_voxels": stage.fine.shape[stage.axis],
         "fine_spacing_mm": stage.fine.spacing[stage.axis],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medidiff.errors import ConfigError, GeometryError
 from medidiff.geometry import Geometry
-from medidiff.operators.slices import Profile, SliceOperator, SliceProfile
+from medidiff.operators.slices import MeasuredProfile, Profile, SliceOperator, SliceProfile
 
 # Below this ratio of spacings an axis counts as fine enough: interpolation loses next to nothing there.
 SMALLEST_FACTOR = 1.2
@@ -71,7 +71,7 @@ def make_plan(
     *,
     spacing: float | None = None,
     thickness: float | None = None,
-    profile: Profile = "box",
+    profile: Profile | MeasuredProfile = "box",
 ) -> Plan:
     """Decide what was lost from the grid alone.
 
@@ -79,12 +79,15 @@ def make_plan(
         geometry: As the file has it.
         spacing: Wanted distance of voxels, mm; by default the finest of the scan.
         thickness: Thickness of the slices, mm; by default slices touch.
-        profile: Form of the slice profile.
+        profile: Form of the slice profile; a measured one, offsets in mm, says how thick slices are.
     Raises:
         GeometryError: the grid is sheared, or the result would be absurdly large.
         ConfigError: a spacing or thickness that is not positive.
     """
     _check(geometry, spacing, thickness)
+    measured = isinstance(profile, MeasuredProfile)
+    if isinstance(profile, MeasuredProfile):
+        thickness = profile.fwhm
     conformed, _, _ = geometry.reoriented()
     target = min(conformed.spacing) if spacing is None else spacing
     stages: list[Stage] = []
@@ -96,7 +99,9 @@ def make_plan(
         if distance / target < SMALLEST_FACTOR:
             continue
         own_thickness = thickness if thickness is not None and not stages else distance
-        stage = _stage(grid, axis, target, own_thickness, profile)
+        # What was measured was the profile of the slices, not of the voxels in their plane.
+        form = "box" if stages and measured else profile
+        stage = _stage(grid, axis, target, own_thickness, form)
         stages.append(stage)
         words.append(_describe(stage, own_thickness, assumed=thickness is None or len(stages) > 1))
         warnings += _doubts(stage)
@@ -109,14 +114,14 @@ def make_plan(
     return Plan(tuple(stages), target, tuple(words), tuple(warnings))
 
 
-def _stage(grid: Geometry, axis: int, target: float, thickness: float, profile: Profile) -> Stage:
+def _stage(grid: Geometry, axis: int, target: float, thickness: float, profile: Profile | MeasuredProfile) -> Stage:
     factor = grid.spacing[axis] / target
     # Fine voxels cover the slices edge to edge, so that none is cut off.
     count = max(1, math.ceil(grid.shape[axis] * factor - 1e-6))
     fine = grid.resampled(axis, count, target)
     if math.prod(fine.shape) > MAX_FINE_VOXELS:
         raise GeometryError(f"the result would have {math.prod(fine.shape):.2g} voxels: choose a coarser --spacing")
-    return Stage(axis, SliceProfile(factor, thickness / target, profile), grid, fine)
+    return Stage(axis, SliceProfile.of(grid.spacing[axis], thickness, profile, target), grid, fine)
 
 
 def _describe(stage: Stage, thickness: float, *, assumed: bool) -> str:
