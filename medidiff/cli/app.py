@@ -22,6 +22,7 @@ from medidiff.cli.listen import listen
 from medidiff.cli.models import models
 from medidiff.cli.privacy import audit_phi, deidentify
 from medidiff.cli.reconstruct import reconstruct
+from medidiff.cli.release import release
 from medidiff.cli.train import train
 
 EPILOG = (
@@ -70,6 +71,7 @@ app.command()(train)
 app.command()(ingest)
 app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
+app.command()(release)
 app.command()(listen)
 app.add_typer(config_app, name="config")
 

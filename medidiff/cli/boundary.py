@@ -17,6 +17,7 @@ from medidiff.errors import (
     EXIT_OK,
     ConfigError,
     DicomSeriesError,
+    GateRefused,
     MedidiffError,
     OutputError,
 )
@@ -95,7 +96,7 @@ def _report(error: Exception) -> int:
         # Its message is left out: nobody has seen to it that it holds no identifier.
         _say(f"internal error: {type(error).__name__}{again}")
         return EXIT_FAILURE
-    _say(str(known), lines=isinstance(known, ConfigError | DicomSeriesError))
+    _say(str(known), lines=isinstance(known, ConfigError | DicomSeriesError | GateRefused))
     return known.exit_code
 
 

@@ -6,7 +6,7 @@ import gzip
 import zlib
 
 HEADER_MARK = "SYNTHETIC"
-SENTENCE = "Synthetic data: made by a generative model, not acquired by a scanner; it shows no person."
+SENTENCE = "Synthetic data: sampled from a generative model, not acquired from a person by a scanner."
 
 _DESCRIP = slice(148, 228)
 _NIFTI2_DESCRIP = slice(240, 320)
@@ -15,7 +15,7 @@ _HEADER_BYTES = 540
 
 def nifti_description(code_version: str) -> str:
     """The text of a NIfTI header, at most 79 characters."""
-    return f"{HEADER_MARK} image, shows no person; made by medidiff {code_version}"[:79]
+    return f"{HEADER_MARK} image: sampled from a generative model, medidiff {code_version}"[:79]
 
 
 def nifti_is_marked(content: bytes) -> bool:

@@ -214,6 +214,7 @@ class SetPlan(Config):
         licence: Of the set: SPDX identifier where there is one.
         labels: Meaning of the label maps; empty if there are none.
         metadata_model: How metadata was drawn.
+        skull_stripped: Whether images of heads show the brain alone.
     """
 
     synthetic: Literal[True] = True
@@ -231,6 +232,7 @@ class SetPlan(Config):
     licence: Line
     labels: tuple[LabelClass, ...] = ()
     metadata_model: Line = "none: no item has metadata"
+    skull_stripped: bool = False
 
     @field_validator("labels")
     @classmethod
