@@ -6,6 +6,7 @@ from medidiff.operators.kspace import CartesianKSpace, Coils, Fourier
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.mask import MaskOperator
 from medidiff.operators.motion import MovedSlices
+from medidiff.operators.projection import ParallelBeam
 from medidiff.operators.resample import ResampleOperator
 from medidiff.operators.separable import SeparableOperator
 from medidiff.operators.slices import MeasuredProfile, SliceOperator, SliceProfile
@@ -24,6 +25,7 @@ __all__ = [
     "MaskOperator",
     "MeasuredProfile",
     "MovedSlices",
+    "ParallelBeam",
     "ResampleOperator",
     "SeparableOperator",
     "SliceOperator",

@@ -23,6 +23,7 @@ from medidiff.operators import (
     MaskOperator,
     MeasuredProfile,
     MovedSlices,
+    ParallelBeam,
     ResampleOperator,
     SeparableOperator,
     SliceOperator,
@@ -31,6 +32,8 @@ from medidiff.operators import (
     stack_operator,
 )
 from medidiff.operators.motion import rigid_matrices
+from medidiff.operators.projection import views
+from medidiff.restoration.chain import Chain, Turned
 
 GRID = (2, 5, 6, 12)
 
@@ -117,6 +120,12 @@ def _three_stacks() -> LinearOperator:
     )
 
 
+def _chain() -> Chain:
+    first = BlurOperator((1, 9, 4, 5), {1: 1.2})
+    second = SliceOperator((1, 9, 4, 5), 0, SliceProfile(3, 3))
+    return Chain([first, second, MaskOperator((1, 3, 4, 5), torch.arange(5) != 2)], 1e-3)
+
+
 PLANES = (1, 6, 5, 3)
 LINES = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool)[:, None].expand(6, 5)
 
@@ -175,6 +184,8 @@ CASES: dict[str, Case] = {
         lambda: stack_operator(IMAGE, IMAGE.resampled(2, 3, 3.6).resampled(0, 3, 3.0), 2, 4.0, profile=MEASURED), False
     ),
     "stacks": Case(_three_stacks, surjective=False),
+    "chain": Case(_chain, surjective=False),
+    "chain-turned": Case(lambda: Turned(_chain(), 0), surjective=False),
     "moving-i": Case(lambda: _moving(0), surjective=False),
     "moving-j": Case(lambda: _moving(1, "gaussian"), surjective=False),
     "moving-k": Case(lambda: _moving(2), surjective=False),
@@ -190,6 +201,9 @@ CASES: dict[str, Case] = {
     "mask-fourier-coils": _complex(
         lambda: MaskOperator((2, 6, 5, 3), LINES[..., None]) @ Fourier((2, 6, 5, 3)) @ Coils(_maps(2, 3)), False
     ),
+    "few-views": Case(lambda: ParallelBeam((2, 5, 6, 3), views(3)), surjective=False),
+    "limited-arc": Case(lambda: ParallelBeam((1, 6, 5, 2), views(2, 100, 20), detectors=7, centre=0.4), False),
+    "coarse-detector": Case(lambda: ParallelBeam((1, 4, 7, 2), views(4), pitch=1.7), surjective=False),
     # More equations than unknowns: no image reproduces arbitrary measurements.
     "adjoint": Case(lambda: SliceOperator((2, 4, 4, 12), 2, SliceProfile(3, 3)).H, surjective=False),
     "normal": Case(lambda: SliceOperator((2, 3, 3, 8), 2, SliceProfile(2.5, 2)).N, surjective=False),
