@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -14,7 +15,9 @@ from medidiff.config import Config
 from medidiff.errors import ConfigError
 from medidiff.training.batches import BatchConfig, Batches
 from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer, run_identity
+from medidiff.training.projections import AIR, ProjectionBatches, ProjectionConfig
 from medidiff.training.validate import SliceValidation
+from medidiff.training.validate_projections import ProjectionValidation
 from medidiff.training.volumes import Source, conform, crop_to_head, list_files, load_volumes
 
 
@@ -25,6 +28,12 @@ class NetworkConfig(Config):
     channels: tuple[int, ...] = (64, 128, 128)
     blocks: int = Field(2, ge=1)
     split: tuple[int, int, int] = (2, 2, 2)
+    planar: bool = Field(False, description="planes along the last axis never meet (residual_unet)")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``build_network`` takes; an option that only one network has is left out where it is off."""
+        return self.model_dump(mode="json", exclude=None if self.planar else {"planar"})
 
 
 class DataConfig(Config):
@@ -36,11 +45,14 @@ class DataConfig(Config):
 
 
 class ValidationConfig(Config):
-    """How the validation head is sliced, and how often it is looked at."""
+    """What is done to the validation scan, and how often it is looked at."""
 
     every: int = Field(500, ge=1, description="steps")
     factor: float = Field(4.0, ge=1)
     profile: Literal["box", "gaussian"] = "box"
+    views: int = Field(40, ge=1, description="CT: over a half turn")
+    noise_std: float = Field(0.05, ge=0, description="CT: of the line integrals, model units times pixels")
+    planes: int = Field(8, ge=1, description="CT: spread over the scan")
 
 
 class TrainConfig(Config):
@@ -52,6 +64,7 @@ class TrainConfig(Config):
     data: DataConfig
     network: NetworkConfig = NetworkConfig()
     batches: BatchConfig = BatchConfig()
+    projections: ProjectionConfig | None = Field(None, description="CT: planes from few views, instead of batches")
     path: PathConfig = PathConfig()
     optimizer: OptimizerConfig
     validation: ValidationConfig = ValidationConfig()
@@ -99,10 +112,10 @@ def train(
     _keep_validation_apart(config.data)
     options.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
-        network={**config.network.model_dump(mode="json")},
+        network=config.network.options,
         optimizer=config.optimizer,
         path=config.path,
-        batches=Batches(load_volumes(config.data.root, config.data.train, device), config.batches, config.seed, device),
+        batches=make_batches(config, device, options.output),
         folder=options.output,
         identity=identity(config),
         seed=config.seed,
@@ -137,18 +150,32 @@ def _keep_validation_apart(data: DataConfig) -> None:
             raise ConfigError(f"the validation scan {data.validation} is also a training file; keep that person apart")
 
 
+def make_batches(config: TrainConfig, device: torch.device, folder: Path | None = None) -> Batches | ProjectionBatches:
+    """What the run is trained on; ``folder`` keeps what is costly to simulate."""
+    volumes = load_volumes(config.data.root, config.data.train, device)
+    if config.projections is not None:
+        return ProjectionBatches(volumes, config.projections, config.seed, device, folder)
+    return Batches(volumes, config.batches, config.seed, device)
+
+
 def identity(config: TrainConfig) -> str:
     """Digest of all that determines the weights; where the data lies, and what the card says, does not."""
     here = config.data.model_copy(update={"root": Path()})
-    parts = run_identity(config.network, config.optimizer, config.path, here, config.batches)
+    made_of = config.projections or config.batches
+    parts = run_identity(config.network, config.optimizer, config.path, here, made_of)
     return f"{parts}-{config.seed}"
 
 
-def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | None:
+def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | ProjectionValidation | None:
     if config.data.validation is None:
         return None
     record = {"path": config.data.root / config.data.validation, "kind": "image", "weight": 1.0, "zoom": 1.0}
     truth = crop_to_head(conform(record)["data"])
+    if config.projections is not None:
+        planes = np.linspace(0, truth.shape[2] - 1, config.validation.planes + 2).round().astype(int)[1:-1]
+        attenuation = torch.from_numpy((truth[:, :, planes] - AIR).clip(min=0)).to(device)
+        looks = config.projections.looks if config.projections.looks_from is not None else 1
+        return ProjectionValidation(attenuation, config.validation.views, config.validation.noise_std, looks)
     multiple = 16
     truth = truth[tuple(slice(0, n // multiple * multiple) for n in truth.shape)]
     from medidiff.operators.slices import SliceProfile
@@ -158,11 +185,13 @@ def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | 
 
 
 def _card(config: TrainConfig, trainer: Trainer, score: float | None, baseline: float | None) -> dict[str, Any]:
-    return {
-        **config.card,
-        "name": config.name,
-        "steps": trainer.step,
-        "patches": trainer.step * config.batches.size,
+    size = (config.projections or config.batches).size
+    about = {**config.card, "name": config.name, "steps": trainer.step, "patches": trainer.step * size}
+    if config.projections is not None:
+        return about | {
+            "validation": {"views": config.validation.views, "psnr_db": score, "least_squares_psnr_db": baseline}
+        }
+    return about | {
         "validation": {
             "factor": config.validation.factor,
             "profile": config.validation.profile,

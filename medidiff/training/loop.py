@@ -28,6 +28,7 @@ from medidiff.diffusion.path import draw_ratios
 from medidiff.errors import CheckpointError
 from medidiff.rng import derive_seed
 from medidiff.training.batches import Batch, Batches
+from medidiff.training.projections import ProjectionBatches
 
 # A stream of its own for the noise of the diffusion path, so that adding a degradation does not shift it.
 PATH_STREAM = 1
@@ -84,7 +85,7 @@ class Trainer:
     network: dict[str, Any]
     optimizer: OptimizerConfig
     path: PathConfig
-    batches: Batches
+    batches: Batches | ProjectionBatches
     folder: Path
     identity: str
     seed: int
