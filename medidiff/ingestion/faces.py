@@ -14,7 +14,7 @@ from medidiff.errors import InputError
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import SetApart
 from medidiff.metrics.foreground import head_mask
-from medidiff.privacy.facerule import TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody
+from medidiff.privacy.facerule import TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody, why_too_little
 from medidiff.privacy.faces import deface
 from medidiff.privacy.policy import CannotClean
 from medidiff.volume import Modality, Volume
@@ -60,6 +60,9 @@ def without_face(
             return volume, {"done": "nothing", "why": "no brain found in a body wider than a head"}
         advice = "say --body-part other if it shows no head, or --keep-face"
         raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}; {advice}") from error
+    reason = why_too_little(report.removed_ml, volume.geometry)
+    if reason:
+        return volume, {"done": "nothing", "why": reason}
     return clean, {
         "done": "removed",
         "brain_from": report.method,

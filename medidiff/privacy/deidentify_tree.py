@@ -22,7 +22,11 @@ from pydicom.dataset import Dataset
 
 from medidiff.errors import ConfigError, InputError
 from medidiff.io.atomic import atomic_file
+from medidiff.io.dicom import InstanceHeader
+from medidiff.io.dicom.header import read_header
+from medidiff.io.safety import default_budget
 from medidiff.privacy.deidentify import CleanResult, deidentify_dataset, quiet_pydicom, write_clean
+from medidiff.privacy.dicom_faces import FaceOrder, order_faces
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 
@@ -56,6 +60,7 @@ class DeidentifyReport:
         set_apart: Files that were not written, each with its reason.
         patients: Number of pseudonymous patients among written and unchanged files.
         pixels: How many files had which pixel outcome.
+        faces: In how many files a face was removed, kept, or not there.
     """
 
     written: tuple[str, ...]
@@ -63,6 +68,7 @@ class DeidentifyReport:
     set_apart: tuple[SetApart, ...]
     patients: int
     pixels: dict[str, int] = field(default_factory=dict)
+    faces: dict[str, int] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -96,34 +102,95 @@ def deidentify_tree(
     source, target = Path(src), Path(dst)
     _check_places(source, target)
     target.mkdir(parents=True, exist_ok=True)
+    run = _Run(source, target, policy, key, _Journal(target / JOURNAL, policy.fingerprint))
     files = list(source_files(source))
-    journal = _Journal(target / JOURNAL, policy.fingerprint)
-    written: list[str] = []
-    unchanged: list[str] = []
-    apart: list[SetApart] = []
-    outcomes: Counter[str] = Counter()
-    for done, path in enumerate(files):
-        if on_progress:
-            on_progress(done, len(files))
-        token = source_token(path, source, key)
-        try:
-            digest = _digest(path, policy, key)
-            known = journal.done(digest, target)
-            if known is not None:
-                unchanged.append(known["target"])
-                outcomes[known["pixels"]] += 1
-                continue
-            name, result, fresh = _clean_file(path, target, policy, key)
-        except CannotClean as error:
-            apart.append(SetApart(token, error.reason, error.explanation))
-            continue
-        (written if fresh else unchanged).append(name)
-        outcomes[result.pixels] += 1
-        journal.add(digest, name, result.pixels)
+    done = 0
+    for study in _studies(files, policy):
+        for _ in run.clean(study):
+            if on_progress:
+                on_progress(done, len(files))
+            done += 1
     if on_progress:
         on_progress(len(files), len(files))
-    patients = len({name.split("/")[0] for name in (*written, *unchanged)})
-    return DeidentifyReport(tuple(written), tuple(unchanged), tuple(apart), patients, dict(outcomes))
+    return run.report()
+
+
+class _Run:
+    """What has become of the files so far."""
+
+    def __init__(
+        self, source: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey, journal: _Journal
+    ) -> None:
+        self._source, self._target, self._policy, self._key, self._journal = source, target, policy, key, journal
+        self._written: list[str] = []
+        self._unchanged: list[str] = []
+        self._apart: list[SetApart] = []
+        self._pixels: Counter[str] = Counter()
+        self._faces: Counter[str] = Counter()
+        self._names: set[str] = set()
+
+    def clean(self, study: list[Path]) -> Iterator[Path]:
+        """Clean the files of one study, which decide together where a face is."""
+        digests: dict[Path, str] = {}
+        for path in study:
+            try:
+                digests[path] = _digest(path, self._policy, self._key)
+            except CannotClean as error:
+                self._set_apart(path, error)
+                yield path
+        together = self._key.token("study", "\n".join(sorted(digests.values())), 16)
+        known = {path: self._journal.done(digest, together, self._target) for path, digest in digests.items()}
+        orders: dict[str, FaceOrder] = {}
+        if self._policy.clean_faces and not all(known.values()):
+            orders = order_faces(digests, self._policy.body_part)
+        for path, digest in digests.items():
+            yield path
+            entry = known[path]
+            if entry is not None:
+                self._count(entry["target"], entry["pixels"], entry["face"], fresh=False)
+                continue
+            order = orders.get(str(path)) or FaceOrder("kept", "by choice")
+            try:
+                name, result, fresh = _clean_file(path, self._target, self._policy, self._key, order, self._names)
+            except CannotClean as error:
+                # What an older policy let through, this one does not.
+                self._journal.drop(digest, self._target)
+                self._set_apart(path, error)
+                continue
+            self._count(name, result.pixels, result.face, fresh=fresh)
+            self._journal.add(digest, together, name, result)
+
+    def report(self) -> DeidentifyReport:
+        patients = len({name.split("/")[0] for name in (*self._written, *self._unchanged)})
+        return DeidentifyReport(
+            tuple(self._written), tuple(self._unchanged), tuple(self._apart), patients, dict(self._pixels),
+            dict(self._faces),
+        )  # fmt: skip
+
+    def _count(self, name: str, pixels: str, face: str, *, fresh: bool) -> None:
+        (self._written if fresh else self._unchanged).append(name)
+        self._names.add(name)
+        self._pixels[pixels] += 1
+        self._faces[face] += 1
+
+    def _set_apart(self, path: Path, error: CannotClean) -> None:
+        token = source_token(path, self._source, self._key)
+        self._apart.append(SetApart(token, error.reason, error.explanation))
+
+
+def _studies(files: list[Path], policy: DeidentifyPolicy) -> list[list[Path]]:
+    """Files of one person's study together, in the order of their first; every other file by itself."""
+    if not policy.clean_faces:
+        return [[path] for path in files]
+    studies: dict[tuple[str, ...], list[Path]] = {}
+    for path in files:
+        place: tuple[str, ...] = (str(path),)
+        if path.is_file() and not path.is_symlink():
+            found = read_header(str(path), default_budget(), localizers=True)
+            if isinstance(found, InstanceHeader):
+                place = (*found.patient, found.study_uid)
+        studies.setdefault(place, []).append(path)
+    return list(studies.values())
 
 
 def source_files(source: Path) -> Iterator[Path]:
@@ -180,11 +247,13 @@ def read_for_cleaning(path: Path, policy: DeidentifyPolicy) -> Dataset:
     return ds
 
 
-def _clean_file(path: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey) -> tuple[str, CleanResult, bool]:
+def _clean_file(
+    path: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey, order: FaceOrder, names: set[str]
+) -> tuple[str, CleanResult, bool]:
     """Clean one file; returns its new relative name, the result, and whether it was written now."""
     ds = read_for_cleaning(path, policy)
     try:
-        result = deidentify_dataset(ds, policy, key)
+        result = deidentify_dataset(ds, policy, key, order)
     except CannotClean:
         raise
     except (
@@ -198,11 +267,10 @@ def _clean_file(path: Path, target: Path, policy: DeidentifyPolicy, key: Privacy
     with atomic_file(place) as temporary:
         write_clean(result, temporary)
         if place.exists():
-            if temporary.read_bytes() != place.read_bytes():
-                if _same_policy(place, policy):
-                    raise CannotClean("duplicate", "another image with the same SOPInstanceUID was written before")
-            else:
+            if temporary.read_bytes() == place.read_bytes():
                 fresh = False
+            elif name in names or _same_method(place, result):
+                raise CannotClean("duplicate", "another image with the same SOPInstanceUID was written before")
     return name, result, fresh
 
 
@@ -215,14 +283,14 @@ def clean_name(result: CleanResult, key: PrivacyKey) -> str:
     return f"{result.patient}/study-{study}/series-{series}/{instance}.dcm"
 
 
-def _same_policy(place: Path, policy: DeidentifyPolicy) -> bool:
-    """Whether the file there was made under the same policy; one of an older policy is replaced."""
+def _same_method(place: Path, result: CleanResult) -> bool:
+    """Whether the file there was made under the same policy and with the same face; an older one is replaced."""
     with quiet_pydicom():
         try:
             method = pydicom.dcmread(place, specific_tags=["DeidentificationMethod"]).get("DeidentificationMethod", "")
         except Exception:  # noqa: BLE001 - a damaged output is replaced
             return False
-    return policy.fingerprint in str(method)
+    return str(method) == str(result.dataset.DeidentificationMethod)
 
 
 def _check_places(source: Path, target: Path) -> None:
@@ -283,7 +351,10 @@ def _syntax(implicit: bool, little: bool) -> Any:
 
 
 class _Journal:
-    """One line per finished file: keyed content hash, policy, clean name. A torn last line is ignored."""
+    """One line per finished file: keyed hashes of its content and of its study's, policy, clean name, what was done.
+
+    A torn last line is ignored.
+    """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint
@@ -292,16 +363,27 @@ class _Journal:
             for line in path.read_text("utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    self._lines[f"{entry['content']} {entry['policy']}"] = entry
-                except (ValueError, KeyError, TypeError):
+                    self._lines[str(entry["content"])] = {name: str(value) for name, value in entry.items()}
+                except (ValueError, KeyError, TypeError, AttributeError):
                     continue
 
-    def done(self, digest: str, target: Path) -> dict[str, str] | None:
-        entry = self._lines.get(f"{digest} {self._fingerprint}")
-        return entry if entry is not None and (target / entry["target"]).is_file() else None
+    def done(self, digest: str, together: str, target: Path) -> dict[str, str] | None:
+        """The line of a file that was cleaned under this policy, among the same files of its study."""
+        entry = self._lines.get(digest, {})
+        if entry.get("policy") != self._fingerprint or entry.get("study") != together:
+            return None
+        return entry if (target / entry.get("target", "")).is_file() and {"pixels", "face"} <= set(entry) else None
 
-    def add(self, digest: str, name: str, pixels: str) -> None:
-        entry = {"content": digest, "policy": self._fingerprint, "target": name, "pixels": pixels}
-        self._lines[f"{digest} {self._fingerprint}"] = entry
+    def add(self, digest: str, together: str, name: str, result: CleanResult) -> None:
+        entry = {"content": digest, "study": together, "policy": self._fingerprint, "target": name,
+                 "pixels": result.pixels, "face": result.face}  # fmt: skip
+        self._lines[digest] = entry
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
+
+    def drop(self, digest: str, target: Path) -> None:
+        """Remove what an earlier run made of a file that may not be written now."""
+        name = self._lines.get(digest, {}).get("target", "")
+        place = (target / name).resolve()
+        if name and place.is_relative_to(target.resolve()) and place.is_file():
+            place.unlink()

@@ -28,6 +28,7 @@ _HEADS = (
     "HEAD", "BRAIN", "SKULL", "FACE", "NECK", "WHOLE", "ORBIT", "JAW", "TMJ", "EAR", "IAC", "NOSE", "PITUITARY",
     "CSPINE", "CERVICAL", "SELLA", "MAXILLA", "MANDIBLE", "SINUS", "EYE",
 )  # fmt: skip
+_COARSE_MM, _FEW_ML = 3.0, 50.0
 _BLOCK_MM = 5.0
 _CHANCE = 1.5
 # How far an even filling may be off a smooth one: a bottle 3 % in 97 of 100 voxels, heads 30 % and more.
@@ -60,6 +61,18 @@ def why_no_face(geometry: Geometry, modality: Modality, body_part: str, stated: 
     if min(upright.extent[1:]) < SMALLEST_FACE_MM or max(upright.extent) < _WHOLE_FACE_MM:
         return "too small a field of view for a face"
     return ""
+
+
+def why_too_little(millilitres: float, geometry: Geometry) -> str:
+    """Why what lies before a brain is no face; empty if it may be one.
+
+    Args:
+        millilitres: Tissue where the face would be; a face has 300 and more.
+        geometry: Of the volume: with large voxels so little tissue is a few blocks (echo-planar images, where fat and
+            skin give no signal).
+    """
+    coarse = sorted(geometry.spacing)[1] >= _COARSE_MM
+    return "too little tissue, in too large voxels, where a face would be" if coarse and millilitres < _FEW_ML else ""
 
 
 def why_nobody(volume: Volume) -> str:

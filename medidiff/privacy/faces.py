@@ -1,4 +1,4 @@
-"""Faces of head scans removed, the brain untouched: the brain is found (``brain``), the face lies before it (``facecut``)."""
+"""Faces of head scans removed, the brain untouched: ``brain`` finds it, and the face lies before it (``facecut``)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def cut_of(protected: Array, volume: Volume) -> FaceCut:
 
 
 def _measure(upright: Volume, data: Array, face: Array, brain: Array, protected: Array, method: str) -> FaceReport:
-    before = _head(upright)
+    before = head_of(upright)
     voxel = voxel_ml(upright.geometry)
     # the skin as one sees it from the front: the first voxel of the head in every line of sight
     first = before.shape[1] - 1 - np.argmax(before[:, ::-1], axis=1)
@@ -97,7 +97,7 @@ def _measure(upright: Volume, data: Array, face: Array, brain: Array, protected:
     )
 
 
-def _head(upright: Volume) -> Array:
+def head_of(upright: Volume) -> Array:
     """The head without the air around it, holes filled."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from medidiff.errors import InputError
 
 # Raised when the meaning of the profile changes, so that a later run knows older output as older.
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 
 
 class CannotClean(InputError):
@@ -33,8 +34,9 @@ class DeidentifyPolicy:
     Args:
         clean_pixels: Search pixels for burned-in text and clean them (Clean Pixel Data). Without it every file is
             marked as not checked.
-        clean_faces: Remove faces from head volumes on ingest (Clean Recognizable Visual Features). DICOM to DICOM
-            leaves them and says so in (0028,0302).
+        clean_faces: Remove faces from head MR and CT (Clean Recognizable Visual Features); without it they are left and
+            (0028,0302) says so.
+        body_part: ``"head"`` or ``"other"`` where the user knows better than the headers; ``"auto"``.
         keep_safe_private: Keep private numbers known to be physics, and a CSA header rewritten from them.
         keep_uids: Keep UIDs as they are (Retain UIDs); links the data to the source.
         keep_characteristics: Keep sex, age (90 and above as 90), size and weight (Retain Patient Characteristics).
@@ -43,6 +45,7 @@ class DeidentifyPolicy:
 
     clean_pixels: bool = True
     clean_faces: bool = True
+    body_part: Literal["auto", "head", "other"] = "auto"
     keep_safe_private: bool = True
     keep_uids: bool = False
     keep_characteristics: bool = False
