@@ -1,37 +1,40 @@
-"""Searches everything below a folder for given strings, however they are packed, spelled or encoded.
+"""Searches everything below a folder for given strings, however they are packed, spelled, encoded or drawn.
 
 The audit knows the secrets (from a list or an answer key) and shouts when one is found: in file and folder names, in
 plain bytes of five encodings, inside gzip, zip and zlib streams, in SQLite cells, in DICOM attributes, NIfTI headers,
-PNG text, base64 runs, and with case, accents, blanks, carets and name order folded away. It never prints a secret:
-findings name the secret by its number.
+PNG text, base64 runs, and with case, accents, blanks, carets and name order folded away; and, read by OCR, in the
+pixels of pictures, DICOM images and volumes. It never prints a secret: findings name the secret by its number. It says
+what it did not search.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import os
-import re
 import sqlite3
-import unicodedata
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medidiff.errors import ConfigError, InputError
+from medidiff.privacy import ocr
+from medidiff.privacy.audit_inside import (
+    MOST_UNPACKED,
+    dicom_texts,
+    from_base64,
+    is_packed,
+    is_texty,
+    unescaped,
+    unpacked,
+)
+from medidiff.privacy.audit_match import Secrets
+from medidiff.privacy.audit_pixels import PixelSearch, holds_picture, search_pixels
 
-_ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le")
 _MAX_DEPTH = 4
-# Most bytes that one packed stream may grow to; a larger one is reported as not searched, never as clean.
-_MAX_UNPACKED = 4 << 30
 _CHUNK = 8 << 20
-_SHORTEST = 4
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
+NO_OCR = "pixels were not read: tesseract is not installed"
+NOT_ASKED = "pixels were not read: not asked for"
 Progress = Callable[[int, int], None]
 
 
@@ -43,7 +46,7 @@ class Finding:
         place: File below the root, and the way inside it (``scan.zip!report.json``). If the secret is in the name
             itself the name is masked.
         secret: Number of the secret in the given list.
-        how: A fixed word: ``bytes``, ``folded``, ``name``, ``base64``, ``sqlite``, ``dicom``.
+        how: A fixed word: ``bytes``, ``folded``, ``name``, ``base64``, ``sqlite``, ``dicom``, ``pixels``.
     """
 
     place: str
@@ -61,6 +64,10 @@ class AuditReport:
         findings: Every place where one was found.
         unsearched: Places that could not be opened, with a reason; an audit with any is not a clean bill.
         skipped: Numbers of secrets too short to search for (under four characters).
+        pictures: Pictures, DICOM images and volumes met.
+        planes: Their planes that were looked at for text.
+        read: Planes that OCR read.
+        pixels: Why pixels were not searched, though there are pictures; empty if they were, or if there are none.
     """
 
     files: int
@@ -68,11 +75,15 @@ class AuditReport:
     findings: tuple[Finding, ...]
     unsearched: tuple[tuple[str, str], ...]
     skipped: tuple[int, ...] = ()
+    pictures: int = 0
+    planes: int = 0
+    read: int = 0
+    pixels: str = ""
 
     @property
     def clean(self) -> bool:
-        """Nothing found, and nothing left unsearched."""
-        return not self.findings and not self.unsearched
+        """Nothing found, and nothing left unsearched but what the caller left out."""
+        return not self.findings and not self.unsearched and self.pixels in ("", NOT_ASKED)
 
 
 def load_secrets(path: str | os.PathLike[str]) -> list[str]:
@@ -97,260 +108,171 @@ def load_secrets(path: str | os.PathLike[str]) -> list[str]:
     return secrets
 
 
-def audit_phi(root: str | os.PathLike[str], secrets: Sequence[str], on_progress: Progress | None = None) -> AuditReport:
+def audit_phi(
+    root: str | os.PathLike[str],
+    secrets: Sequence[str],
+    on_progress: Progress | None = None,
+    *,
+    pixels: bool = True,
+) -> AuditReport:
     """Search a file or folder for every secret.
 
     Args:
         root: What to search.
         secrets: Strings that must not be there, at least four characters each to be searched for.
         on_progress: Called with (files done, files in all).
+        pixels: Read pictures, too. Without tesseract they cannot be read: the report says so, and is not clean.
     Raises:
         InputError: the root does not exist.
     """
     place = Path(root)
     if not place.exists():
         raise InputError(f"{place}: there is no such file or folder")
-    search = _Search(secrets)
-    files = (
-        [place] if place.is_file() else [Path(folder) / name for folder, _, names in os.walk(place) for name in names]
-    )
-    findings: list[Finding] = []
-    unsearched: list[tuple[str, str]] = []
-    if place.is_dir():
-        folders = [Path(folder).relative_to(place).as_posix() for folder, _, _ in os.walk(place)]
-        findings += [
-            Finding("(a folder's name)", number, "name") for name in folders for number in search.in_text(name)
-        ]
-    for done, path in enumerate(sorted(files)):
+    audit = _Audit(Secrets(secrets), pixels=pixels and ocr.available())
+    files = [place] if place.is_file() else _files(place, audit)
+    for done, path in enumerate(files):
         if on_progress:
             on_progress(done, len(files))
         name = path.name if place.is_file() else path.relative_to(place).as_posix()
-        in_name = search.in_text(name)
-        findings += [Finding("(a file's name)", number, "name") for number in in_name]
+        in_name = audit.secrets.in_text(name)
+        audit.found("(a file's name)", in_name, "name")
         shown = "(masked name)" if in_name else name
         try:
-            _search_file(path, shown, search, findings, unsearched)
+            audit.file(path, shown)
         except OSError as error:
-            unsearched.append((shown, error.strerror or "cannot be read"))
-    return AuditReport(len(files), len(secrets), tuple(dict.fromkeys(findings)), tuple(unsearched), search.skipped)
+            audit.not_searched(shown, error.strerror or "cannot be read")
+    done_with = audit.pictures
+    left_out = ""
+    if done_with.pictures and not audit.pixels:
+        left_out = NO_OCR if pixels else NOT_ASKED
+    return AuditReport(
+        len(files),
+        len(secrets),
+        tuple(dict.fromkeys(audit.findings)),
+        tuple(audit.unsearched),
+        audit.secrets.skipped,
+        done_with.pictures,
+        done_with.planes,
+        done_with.read,
+        left_out,
+    )
 
 
-class _Search:
-    """The secrets in all the forms in which they may be met."""
+def _files(root: Path, audit: _Audit) -> list[Path]:
+    """All files below a folder, in order; the folders' names are searched on the way.
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self.skipped = tuple(number for number, text in enumerate(secrets) if len(text.strip()) < _SHORTEST)
-        forms: dict[bytes, int] = {}
-        self.folded: dict[str, int] = {}
-        for number, secret in enumerate(secrets):
-            text = secret.strip()
-            if len(text) < _SHORTEST:
-                continue
-            for variant in _variants(text):
-                for encoding in _ENCODINGS:
-                    with suppress(UnicodeEncodeError):
-                        forms.setdefault(variant.lower().encode(encoding), number)
-            compact = fold(text)
-            if len(compact) >= 6:
-                self.folded.setdefault(compact, number)
-        self.longest = max((len(form) for form in forms), default=1)
-        self._forms = forms
-        self._pattern = re.compile(
-            b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)) or b"(?!)"
-        )
-        self._folded_pattern = re.compile(
-            "|".join(re.escape(form) for form in sorted(self.folded, key=len, reverse=True)) or "(?!)"
-        )
+    A link is named and not followed: what it leads to may lie outside, and is no part of what is handed on.
+    """
+    files: list[Path] = []
 
-    def in_bytes(self, data: bytes) -> set[int]:
-        """Secrets that occur in bytes, in any encoding and case (of ASCII letters)."""
-        return {self._forms[found.group()] for found in self._pattern.finditer(data.lower())}
+    def cannot_list(error: OSError) -> None:
+        audit.not_searched("(a folder)", f"cannot be listed: {error.strerror}")
 
-    def in_text(self, text: str) -> set[int]:
-        """Secrets that occur in text when case, accents, blanks and separators are folded away."""
-        found = self.in_bytes(text.encode("utf-8", "surrogateescape"))
-        return found | {self.folded[hit.group()] for hit in self._folded_pattern.finditer(fold(text))}
+    for folder, folders, names in os.walk(root, onerror=cannot_list):
+        relative = Path(folder).relative_to(root).as_posix()
+        audit.found("(a folder's name)", audit.secrets.in_text(relative), "name")
+        for name in (*names, *folders):
+            path = Path(folder) / name
+            if path.is_symlink():
+                audit.found("(a link)", audit.secrets.in_text(f"{relative}/{name} {os.readlink(path)}"), "name")  # noqa: PTH115
+                if name in names and path.is_file() and path.resolve().is_relative_to(root.resolve()):
+                    continue  # it is met where it lies
+                audit.not_searched("(a link)", "leads outside, to a folder, or nowhere")
+            elif name in names and path.is_file():
+                files.append(path)
+            elif name in names:
+                audit.not_searched("(no plain file)", "a pipe, a socket or a device")
+    return sorted(files)
 
 
-def fold(text: str) -> str:
-    """Letters and digits alone, lower case, without accents: ``Müller^Jörg`` and ``MULLER, Jorg`` are one."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(letter for letter in plain if letter.isalnum())
+@dataclass(slots=True)
+class _Audit:
+    """A search under way."""
 
+    secrets: Secrets
+    pixels: bool
+    findings: list[Finding] = field(default_factory=list)
+    unsearched: list[tuple[str, str]] = field(default_factory=list)
+    pictures: PixelSearch = field(default_factory=PixelSearch)
 
-def _variants(text: str) -> set[str]:
-    """A secret as written, with accents removed, and a person's name in both orders and with other separators."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-    found = {text, plain, unicodedata.normalize("NFD", text), unicodedata.normalize("NFC", text)}
-    parts = [part for part in re.split(r"[\^, ]+", plain) if part]
-    if 2 <= len(parts) <= 3 and "^" in text:
-        for order in (parts, parts[::-1]):
-            found |= {separator.join(order) for separator in ("^", " ", ", ", "_", "-", ",", ".")}
-    return {variant for variant in found if len(variant) >= _SHORTEST}
+    def found(self, place: str, numbers: Iterable[int], how: str) -> None:
+        self.findings += [Finding(place, number, how) for number in sorted(numbers)]
 
+    def not_searched(self, place: str, why: str) -> None:
+        self.unsearched.append((place, why))
 
-def _search_file(
-    path: Path, name: str, search: _Search, findings: list[Finding], unsearched: list[tuple[str, str]]
-) -> None:
-    with path.open("rb") as stream:
-        head = stream.read(16)
-        stream.seek(0)
-        tail = b""
-        while chunk := stream.read(_CHUNK):
-            window = tail + chunk
-            findings += [Finding(name, number, "bytes") for number in search.in_bytes(window)]
-            tail = window[-search.longest :]
-    if head.startswith(b"SQLite format 3\0"):
-        _search_sqlite(path, name, search, findings, unsearched)
-    if path.stat().st_size > _MAX_UNPACKED:
-        unsearched.append((name, "larger than can be searched inside"))
-        return
-    _search_inside(path.read_bytes(), name, search, findings, unsearched, 0)
-
-
-def _search_inside(
-    data: bytes, name: str, search: _Search, findings: list[Finding], unsearched: list[tuple[str, str]], depth: int
-) -> None:
-    """Look into what is packed or encoded: archives, streams, DICOM values, text with folding, base64."""
-    if depth > _MAX_DEPTH:
-        unsearched.append((name, "packed too deep"))
-        return
-    for inner, content in _unpacked(data, name, unsearched):
-        findings += [Finding(inner, number, "bytes") for number in search.in_bytes(content)]
-        _search_inside(content, inner, search, findings, unsearched, depth + 1)
-    if data[128:132] == b"DICM":
-        findings += [Finding(name, number, "dicom") for text in _dicom_texts(data) for number in search.in_text(text)]
-    if _is_texty(data):
-        text = data.decode("utf-8", "replace")
-        for piece in (text, _unescaped(text)):
-            findings += [Finding(name, number, "folded") for number in search.in_text(piece)]
-        for run in _BASE64.findall(data):
-            for number in search.in_bytes(_from_base64(run)):
-                findings.append(Finding(name, number, "base64"))
-
-
-def _unpacked(data: bytes, name: str, unsearched: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
-    """What is packed in bytes, one part at a time; what cannot be opened is noted as not searched."""
-    try:
-        if data[:2] == b"\x1f\x8b":
-            with gzip.GzipFile(fileobj=BytesIO(data)) as stream:
-                yield f"{name}!gz", stream.read(_MAX_UNPACKED)
-        elif data[:4] == b"PK\x03\x04":
-            yield from _zip_members(data, name, unsearched)
-        elif data[:8] == b"\x89PNG\r\n\x1a\n":
-            for kind, body in _png_chunks(data):
-                if kind in (b"zTXt", b"iTXt", b"iCCP"):
-                    yield f"{name}!{kind.decode()}", _inflated(body[max(0, body.find(b"x")) :])
-        elif data[:5] == b"%PDF-":
-            for number, part in enumerate(re.findall(rb"stream\r?\n(.*?)endstream", data, re.DOTALL)):
-                yield f"{name}!stream{number}", _inflated(part)
-        elif data[128:132] == b"DICM" and b"1.2.840.10008.1.2.1.99" in data[132:400]:
-            yield f"{name}!deflated", _deflated_dicom(data)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError) as error:
-        unsearched.append((name, f"cannot be unpacked: {type(error).__name__}"))
-
-
-def _zip_members(data: bytes, name: str, unsearched: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(BytesIO(data)) as archive:
-        members = archive.infolist()
-        yield f"{name}!names", "\n".join(member.filename for member in members).encode()
-        for number, member in enumerate(members):
-            if member.file_size > _MAX_UNPACKED:
-                unsearched.append((f"{name}!{number}", "larger than can be searched inside"))
-            elif not member.is_dir():
-                yield f"{name}!{number}", archive.read(member)
-
-
-def _deflated_dicom(data: bytes) -> bytes:
-    length = int.from_bytes(data[140:144], "little")
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[144 + length :], _MAX_UNPACKED)
-
-
-def _inflated(data: bytes) -> bytes:
-    with suppress(zlib.error):
-        return zlib.decompressobj().decompress(data, _MAX_UNPACKED)
-    return data
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = 8
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        yield data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
-        position += 12 + length
-
-
-def _dicom_texts(data: bytes) -> Iterator[str]:
-    """Every text value, decoded with the file's own character set, and byte values that may be text."""
-    import pydicom
-
-    from medidiff.privacy.deidentify import quiet_pydicom
-
-    with quiet_pydicom():
-        try:
-            ds = pydicom.dcmread(BytesIO(data), force=True)
-            elements = [*ds.file_meta, *ds.iterall()]
-        except Exception:  # noqa: BLE001 - pydicom fails in many ways on a damaged file; its bytes were searched already
+    def file(self, path: Path, name: str) -> None:
+        """A file's bytes, block by block, then what is inside them."""
+        with path.open("rb") as stream:
+            head = stream.read(16)
+            stream.seek(0)
+            tail = b""
+            while chunk := stream.read(_CHUNK):
+                window = tail + chunk
+                self.found(name, self.secrets.in_bytes(window), "bytes")
+                tail = window[-self.secrets.longest :]
+        if head.startswith(b"SQLite format 3\0"):
+            self.database(path, name)
+        if path.stat().st_size > MOST_UNPACKED:
+            self.not_searched(name, "larger than can be searched inside")
             return
-        for element in elements:
-            with suppress(Exception):
-                if element.VR == "PN":
-                    yield from (
-                        str(part) for name in _several(element.value) for part in (name, *_reversed_name(str(name)))
-                    )
-                elif element.VR not in ("OB", "OW", "UN", "SQ", "OF", "OD"):
-                    yield str(element.value)
+        self.inside(path.read_bytes(), name, 0)
 
+    def inside(self, data: bytes, name: str, depth: int, *, shown: bool = True) -> None:
+        """What is packed or encoded: archives, streams, DICOM values, text with folding, base64, pictures.
 
-def _several(value: object) -> list[object]:
-    from pydicom.multival import MultiValue
+        Args:
+            data: Content.
+            name: Its place.
+            depth: How many packings it lies in.
+            shown: Whether its pixels are still to be looked at.
+        """
+        if depth > _MAX_DEPTH:
+            self.not_searched(name, "packed too deep")
+            return
+        volume = shown and holds_picture(data)
+        if volume:
+            self.picture(data, name)
+        for inner, content in unpacked(data, name, self.not_searched):
+            self.found(inner, self.secrets.in_bytes(content), "bytes")
+            self.inside(content, inner, depth + 1, shown=not volume)
+        if data[128:132] == b"DICM":
+            for text in dicom_texts(data):
+                self.found(name, self.secrets.in_text(text), "dicom")
+        if is_texty(data):
+            text = data.decode("utf-8", "replace")
+            for piece in dict.fromkeys((text, unescaped(text))):
+                self.found(name, self.secrets.in_text(piece), "folded")
+            for content in from_base64(data):
+                self.found(name, self.secrets.in_bytes(content), "base64")
+                if is_packed(content):
+                    self.inside(content, f"{name}!base64", depth + 1)
 
-    return list(value) if isinstance(value, (list, MultiValue)) else [value]
+    def picture(self, data: bytes, name: str) -> None:
+        if self.pixels:
+            numbers = search_pixels(data, name, self.secrets, self.pictures, self.not_searched)
+            self.found(name, numbers, "pixels")
+        else:
+            self.pictures.pictures += 1
 
+    def database(self, path: Path, name: str) -> None:
+        """Cells of every table; long values span pages, where a search of the bytes would miss them."""
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+                database.text_factory = bytes
+                tables = [
+                    row[0].decode("utf-8", "replace")
+                    for row in database.execute("select name from sqlite_master where type='table'")
+                ]
+                for table in tables:
+                    quoted = table.replace('"', '""')
+                    for row in database.execute(f'select * from "{quoted}"'):  # noqa: S608 - quoted as SQL wants it
+                        for cell in row:
+                            self.cell(cell if isinstance(cell, bytes) else str(cell).encode(), name)
+        except sqlite3.Error as error:
+            self.not_searched(name, f"not a readable database: {type(error).__name__}")
 
-def _reversed_name(name: str) -> list[str]:
-    parts = [part for part in name.partition("=")[0].split("^") if part]
-    return [" ".join(parts[::-1]), " ".join(parts)]
-
-
-def _search_sqlite(
-    path: Path, name: str, search: _Search, findings: list[Finding], unsearched: list[tuple[str, str]]
-) -> None:
-    """Cells of every table; long values span pages, where a search of the bytes would miss them."""
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
-            database.text_factory = bytes
-            tables = [
-                row[0].decode("utf-8", "replace")
-                for row in database.execute("select name from sqlite_master where type='table'")
-            ]
-            for table in tables:
-                quoted = table.replace('"', '""')
-                for row in database.execute(f'select * from "{quoted}"'):  # noqa: S608 - the name is quoted as SQL wants it
-                    for cell in row:
-                        content = cell if isinstance(cell, bytes) else str(cell).encode()
-                        hits = search.in_bytes(content) | search.in_text(content.decode("utf-8", "replace"))
-                        findings += [Finding(name, number, "sqlite") for number in hits]
-                        _search_inside(content, f"{name}!cell", search, findings, unsearched, 1)
-    except sqlite3.Error as error:
-        unsearched.append((name, f"not a readable database: {type(error).__name__}"))
-
-
-def _is_texty(data: bytes) -> bool:
-    """Mostly printable, so worth searching as text."""
-    sample = data[:4096]
-    return bool(sample) and sum(byte >= 32 or byte in (9, 10, 13) for byte in sample) > 0.9 * len(sample)
-
-
-def _unescaped(text: str) -> str:
-    """JSON and HTML escapes undone."""
-    import html
-
-    return html.unescape(re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found.group(1), 16)), text))
-
-
-def _from_base64(run: bytes) -> bytes:
-    padded = run.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
-    with suppress(ValueError):
-        return base64.b64decode(padded + b"=" * (-len(padded) % 4))
-    return b""
+    def cell(self, content: bytes, name: str) -> None:
+        hits = self.secrets.in_bytes(content) | self.secrets.in_text(content.decode("utf-8", "replace"))
+        self.found(name, hits, "sqlite")
+        self.inside(content, f"{name}!cell", 1)

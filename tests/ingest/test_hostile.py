@@ -136,7 +136,7 @@ def test_no_message_repeats_a_name(tmp_path: Path, capfd: pytest.CaptureFixture[
                  change=patient("QX-4471", "Quillfeather^Rosamund"), prefix="Rosamund")  # fmt: skip
     result = run(source, dataset)
     assert result.bad >= 4
-    assert audit_phi(dataset, ["Quillfeather", "Rosamund", "QX-4471"]).clean
+    assert audit_phi(dataset, ["Quillfeather", "Rosamund", "QX-4471"], pixels=False).clean
     said = capfd.readouterr()
     assert "uillfeather" not in said.out + said.err
 

@@ -206,7 +206,7 @@ def test_a_tree_is_cleaned_once_and_the_source_is_untouched(tmp_path: Path) -> N
         map(str, target.rglob("*"))
     )
     assert "rosamund" not in names.lower()
-    assert audit_phi(target, [*list(planter.planted.places)[:400], "Rosamund"]).findings == ()
+    assert audit_phi(target, [*list(planter.planted.places)[:400], "Rosamund"], pixels=False).findings == ()
     lost = find_source(source, first.set_apart[-1].token, KEY)
     assert lost is not None
     assert lost.name == "notes Rosamund.txt"

@@ -43,7 +43,7 @@ def test_nifti_header_loses_words_and_keeps_voxels_and_place(kind: type, tmp_pat
     assert header_is_clean(again)
     np.testing.assert_array_equal(np.asarray(again.dataobj), np.asarray(image.dataobj))
     np.testing.assert_allclose(again.affine, image.affine, atol=1e-5)
-    assert audit_phi(tmp_path, ["Quillfeather", "Quillf"]).clean
+    assert audit_phi(tmp_path, ["Quillfeather", "Quillf"], pixels=False).clean
     assert bytes(image.header["descrip"]).startswith(b"Quillfeather")  # the source object is not changed
 
 
