@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medidiff.errors import ConfigError, GeometryError
 from medidiff.operators.base import LinearOperator, conjugate_gradients
+from medidiff.operators.strips import view_matrix
 from medidiff.operators.task import Task
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ class ParallelBeam(LinearOperator):
     ``forward`` gives line integrals, shape (b, c, views, detectors, k), image units times pixels.
     Raises:
         ConfigError: no view, no detector, numbers that are not finite, or no such backend.
-    Source: De Man & Basu (2004), Distance-driven projection and backprojection in three dimensions, sec. 2 (the
-        footprint of a pixel); Long, Fessler & Balter (2010), IEEE Trans. Med. Imaging 29, 1839 (its trapezoid).
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class ParallelBeam(LinearOperator):
         elif self._keeps_matrix:
             rays = self._matrix(x)[0] @ columns
         else:
-            rays = torch.stack([self._project(angle, columns) for angle in self.angles]).flatten(0, 1)
+            rays = self._project(columns)
         return rays.reshape(len(self.angles), self.detectors, b, c, k).permute(2, 3, 0, 1, 4).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -115,72 +114,37 @@ class ParallelBeam(LinearOperator):
         elif self._keeps_matrix:
             pixels = self._matrix(y)[1] @ columns
         else:
-            views = columns.unflatten(0, (len(self.angles), self.detectors))
-            pixels = sum(
-                (self._back(angle, view) for angle, view in zip(self.angles, views, strict=True)),
-                torch.zeros((), dtype=y.dtype, device=y.device),
-            )
+            pixels = self._back(columns)
         return pixels.reshape(*self.in_shape[1:3], b, c, k).permute(2, 3, 0, 1, 4).contiguous()
 
-    def _project(self, angle: float, columns: Tensor) -> Tensor:
-        bins, weights = self._footprints(angle)
-        rays = torch.zeros(self.detectors + 1, columns.shape[1], dtype=columns.dtype, device=columns.device)
-        for index, weight in zip(bins, weights, strict=True):
-            rays.index_add_(0, index.to(columns.device), weight.to(columns)[:, None] * columns)
-        return rays[:-1]
+    def _view(self, angle: float, dtype: Any) -> Any:
+        plane = (self.in_shape[1], self.in_shape[2])
+        return view_matrix(plane, angle, self.detectors, self.pitch, self.centre, dtype)
 
-    def _back(self, angle: float, view: Tensor) -> Tensor:
-        bins, weights = self._footprints(angle)
-        # Whatever misses the detector is read from a bin of its own, which holds nothing.
-        padded = torch.cat([view, view.new_zeros(1, view.shape[1])])
-        parts = [
-            weight.to(view)[:, None] * padded[index.to(view.device)]
-            for index, weight in zip(bins, weights, strict=True)
-        ]
-        return torch.stack(parts).sum(0)
+    def _project(self, columns: Tensor) -> Tensor:
+        """View by view, weights made anew, on the CPU."""
+        pixels = columns.detach().cpu().numpy()
+        rays = [self._view(angle, pixels.dtype).T.dot(pixels)[:-1] for angle in self.angles]
+        return torch.from_numpy(np.concatenate(rays)).to(columns.device)
 
-    def _footprints(self, angle: float) -> tuple[Tensor, Tensor]:
-        """Which bins each pixel falls into from one side, and with what weight.
-
-        Returns:
-            Bins, shape (m, pixels), ``detectors`` standing for a miss; weights, same shape, float64.
-        """
-        ni, nj = self.in_shape[1:3]
-        cosine, sine = math.cos(angle), math.sin(angle)
-        x, y = torch.arange(ni, dtype=torch.float64), torch.arange(nj, dtype=torch.float64)
-        # Pixel centres on the detector axis, then in bins from the edge of the first.
-        position = ((x - (ni - 1) / 2) * cosine)[:, None] + ((y - (nj - 1) / 2) * sine)[None, :]
-        place = position.flatten() / self.pitch + self.detectors / 2 + self.centre
-        outer = (abs(cosine) + abs(sine)) / 2 / self.pitch
-        inner = abs(abs(cosine) - abs(sine)) / 2 / self.pitch
-        first = torch.floor(place - outer).long()
-        bins, weights = [], []
-        for step in range(math.ceil(2 * outer) + 1):
-            bin_ = first + step
-            share = _trapezoid(bin_ + 1 - place, inner, outer) - _trapezoid(bin_ - place, inner, outer)
-            hit = (bin_ >= 0) & (bin_ < self.detectors)
-            bins.append(torch.where(hit, bin_, self.detectors))
-            # A pixel has area 1, and a bin averages over its width.
-            weights.append(torch.where(hit, share / self.pitch, 0.0))
-        return torch.stack(bins), torch.stack(weights)
+    def _back(self, columns: Tensor) -> Tensor:
+        rays = columns.detach().cpu().numpy().reshape(len(self.angles), self.detectors, -1)
+        pixels = np.zeros((self.in_shape[1] * self.in_shape[2], rays.shape[2]), rays.dtype)
+        for angle, view in zip(self.angles, rays, strict=True):
+            # Whatever misses the detector is read from a bin of its own, which holds nothing.
+            pixels += self._view(angle, rays.dtype).dot(np.concatenate([view, np.zeros_like(view[:1])]))
+        return torch.from_numpy(pixels).to(columns.device)
 
     def _matrix(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The whole operator and its transpose as sparse matrices of a dtype and device."""
         key = (like.dtype, like.device)
         if key not in self._matrices:
-            from scipy.sparse import csr_matrix
+            from scipy.sparse import hstack
 
-            rows, columns, values = [], [], []
-            pixels = np.arange(self.in_shape[1] * self.in_shape[2], dtype=np.int32)
-            for view, angle in enumerate(self.angles):
-                bins, weights = (part.numpy() for part in self._footprints(angle))
-                hit = (bins < self.detectors) & (weights > 0)
-                rows.append((view * self.detectors + bins[hit]).astype(np.int32))
-                columns.append(np.broadcast_to(pixels, bins.shape)[hit])
-                values.append(weights[hit])
-            shape = (len(self.angles) * self.detectors, len(pixels))
-            matrix = csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
-            self._matrices[key] = (_sparse(matrix, like), _sparse(matrix.T.tocsr(), like))
+            dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+            matrix = hstack([self._view(angle, dtype)[:, :-1] for angle in self.angles], format="csr")
+            matrix.eliminate_zeros()
+            self._matrices[key] = (_sparse(matrix.T.tocsr(), like), _sparse(matrix, like))
         return self._matrices[key]
 
     @property
@@ -266,16 +230,6 @@ def views(count: int, arc_degrees: float = 180.0, start_degrees: float = 0.0) ->
     if count < 1 or not 0 < arc_degrees <= 360:
         raise ConfigError(f"expected at least one view over an arc up to 360 degrees, got {count} over {arc_degrees:g}")
     return [math.radians(start_degrees + arc_degrees * index / count) for index in range(count)]
-
-
-def _trapezoid(u: Tensor, inner: float, outer: float) -> Tensor:
-    """Area of a pixel's footprint up to ``u``: 0 at ``-outer``, 1 at ``outer``, a straight line within ``inner``."""
-    reach, slope = outer + inner, outer - inner
-    a = u.abs().clamp(max=outer)
-    # Half the area within the flat top grows straight, that of the flank as a parabola.
-    flank = (a - inner).clamp_min(0)
-    half = a / reach - (flank**2 / (2 * slope * reach) if slope > 1e-12 else 0.0)
-    return 0.5 + torch.sign(u) * half
 
 
 def _sparse(matrix: Any, like: Tensor) -> Tensor:
