@@ -14,6 +14,7 @@ import typer
 
 from medidiff import __version__
 from medidiff.cli import boundary, console
+from medidiff.cli.calibrate import calibrate
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
 from medidiff.cli.info import info
@@ -68,6 +69,7 @@ app.command()(demo)
 app.command()(info)
 app.command()(models)
 app.command()(train)
+app.command()(calibrate)
 app.command()(ingest)
 app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
