@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from medidiff.io import write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import default_output
 from medidiff.models import find_model, is_shipped
+from medidiff.reconstruct.certainty import Certainty, certainty_of, check_job, find_calibration
 from medidiff.reconstruct.jobs import find_job
 from medidiff.reconstruct.options import ReconstructOptions
 from medidiff.reconstruct.targets import Targets
@@ -76,12 +77,15 @@ def reconstruct(
     targets.check(given)
     options.check_model()  # what is no model at all is told before the scan is read
     job = find_job(given, options)
+    check_job(job, options)
     model = _choose_model(job, options, given[0])
+    calibration = find_calibration(options, model)
     device = choose_device(options.device)
     plan = job.plan()
     if on_plan is not None:
         on_plan(plan)
     run, about = _carried_out(job, model, device, options, on_progress)
+    certainty = certainty_of(job, run, calibration, options, about["model"] and about["model"]["sha256"])
     record = about | {
         "kind": job.kind,
         "plan": list(plan.words),
@@ -94,8 +98,9 @@ def reconstruct(
         **({"by_frame": list(run.details)} if run.details else {}),
         "seconds": round(time.perf_counter() - begun, 2),
         "peak_memory_mb": round(peak_memory_mb()),
+        **certainty.record,
     }
-    return _write(given, targets, job, run, record)
+    return _write(given, targets, job, run, certainty, record)
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -150,10 +155,13 @@ def _carried_out(
     else:
         model, name = load_model(path, device)[0], {"name": path.stem, "sha256": file_hash(path)}
     settings = Settings(
-        samples=options.samples, steps=options.steps, seed=resolve_seed(options.seed), guidance=job.guidance
+        samples=options.draws, steps=options.steps, seed=resolve_seed(options.seed), guidance=job.guidance
     )
     run = job.run(model, settings, on_progress)
-    estimate = "posterior mean, one network evaluation"
+    looks = "one network evaluation" if run.evaluations == 1 else f"{run.evaluations} network evaluations"
+    estimate = f"posterior mean, {looks}"
+    if options.mode == "sample" and not job.idle:
+        run, estimate = _as_sample(job, run), f"one posterior sample, {options.steps} network evaluations"
     if path is None:
         estimate = "the input, unchanged" if job.idle else "classical, no network"
     return run, {
@@ -164,12 +172,25 @@ def _carried_out(
         "model": name,
         "rule": None if job.idle else settings.guidance,
         "estimate": estimate,
-        "steps": options.steps if options.samples and not job.idle else None,
-        "seed": settings.seed if options.samples and not job.idle else None,
+        "steps": options.steps if options.draws and not job.idle else None,
+        "seed": settings.seed if options.draws and not job.idle else None,
     }
 
 
-def _write(sources: Sequence[Path], targets: Targets, job: Job, run: Run, record: dict[str, Any]) -> ReconstructResult:
+def _as_sample(job: Job, run: Run) -> Run:
+    """The same run with its first sample as the result.
+
+    Raises:
+        ConfigError: this kind of job draws none.
+    """
+    if not run.samples:
+        raise ConfigError(f"{job.kind} gives the mean alone: leave out --mode sample")
+    return replace(run, mean=run.samples[0])
+
+
+def _write(
+    sources: Sequence[Path], targets: Targets, job: Job, run: Run, certainty: Certainty, record: dict[str, Any]
+) -> ReconstructResult:
     geometry = job.geometry
     conformed, _, _ = geometry.reoriented()
 
@@ -183,12 +204,21 @@ def _write(sources: Sequence[Path], targets: Targets, job: Job, run: Run, record
         raise CheckpointError("the model gave values that are not finite: its weights are damaged; nothing was written")
     # The record comes last: whoever finds it finds everything that it speaks of. An older one speaks of other files.
     targets.record.unlink(missing_ok=True)
-    for path, sample in zip(targets.samples, run.samples, strict=True):
+    for path, sample in zip(targets.samples, run.samples, strict=False):  # the result may be the only one
         write(place(sample), path)
     if targets.spread is not None and run.spread is not None:
         write(place(run.spread), targets.spread)
         record["spread"] = NOT_CALIBRATED
     volumes = {"input": run.input, "baseline": place(run.baseline), "restored": place(run.mean)}
+    for name, path, found in (
+        ("interval", targets.interval, certainty.interval),
+        ("from_prior", targets.from_prior, certainty.from_prior),
+    ):
+        if path is not None:
+            path.unlink(missing_ok=True)  # an older one speaks of another result
+            if found is not None:
+                volumes[name] = place(found)
+                write(volumes[name], path)
     if targets.preview is not None or targets.report is not None:
         from medidiff.restoration.present import write_presentation
 

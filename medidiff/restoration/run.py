@@ -33,6 +33,7 @@ class Run:
         misfit: Relative data-consistency error of ``mean`` over the whole chain; of the worst frame.
         details: What was found out on the way, by frame; physical units.
         warnings: Doubts that only the voxels could raise.
+        evaluations: Of the network, for ``mean``.
     """
 
     input: Volume
@@ -42,6 +43,7 @@ class Run:
     misfit: float
     details: tuple[dict[str, float], ...] = ()
     warnings: tuple[str, ...] = ()
+    evaluations: int = 1
 
     @property
     def spread(self) -> Array | None:
