@@ -25,7 +25,7 @@ from medidiff.io.dicom.group import plan_series
 from medidiff.io.dicom.pixels import plane_values, stored_frames
 from medidiff.privacy.brain import find_brain, voxel_ml
 from medidiff.privacy.facecut import FaceCut
-from medidiff.privacy.facerule import TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody, why_too_little
+from medidiff.privacy.facerule import TOO_SMALL, TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody, why_too_little
 from medidiff.privacy.faces import AIR_HU, around, cut_of, head_of
 from medidiff.privacy.policy import CannotClean
 from medidiff.volume import Modality, Volume
@@ -187,13 +187,13 @@ def _share(looks: list[_Look]) -> None:
                 best[look.frame] = look
     for look in looks:
         other = best.get(look.frame)
-        if look.reason or other is None or other.cut is None:
+        if other is None or other.cut is None or (look.reason and look.reason != TOO_SMALL):
             continue
         farther = look.cut is not None and any(
             own > shared + _AGREE_MM for own, shared in zip(look.cut.distances, other.cut.distances, strict=True)
         )
         if look.cut is None or farther:
-            look.cut, look.doubt = other.cut, ""
+            look.cut, look.doubt, look.reason = other.cut, "", ""
 
 
 def _order(header: InstanceHeader, looks: list[_Look]) -> FaceOrder:

@@ -28,6 +28,7 @@ _HEADS = (
     "HEAD", "BRAIN", "SKULL", "FACE", "NECK", "WHOLE", "ORBIT", "JAW", "TMJ", "EAR", "IAC", "NOSE", "PITUITARY",
     "CSPINE", "CERVICAL", "SELLA", "MAXILLA", "MANDIBLE", "SINUS", "EYE",
 )  # fmt: skip
+TOO_SMALL = "too small a field of view for a face"
 _COARSE_MM, _FEW_ML = 3.0, 50.0
 _BLOCK_MM = 5.0
 _CHANCE = 1.5
@@ -59,7 +60,7 @@ def why_no_face(geometry: Geometry, modality: Modality, body_part: str, stated: 
         return "the header names another body part"
     upright, _, _ = geometry.reoriented()
     if min(upright.extent[1:]) < SMALLEST_FACE_MM or max(upright.extent) < _WHOLE_FACE_MM:
-        return "too small a field of view for a face"
+        return TOO_SMALL
     return ""
 
 
