@@ -164,7 +164,14 @@ def test_b_values_name_the_frames(shared: Path, unpacked: Path) -> None:
         ),
         (
             "ge_epi_4d",
-            {"RepetitionTime", "EchoTime", "EffectiveEchoSpacing", "TotalReadoutTime", "SpacingBetweenSlices"},
+            {
+                "RepetitionTime",
+                "EchoTime",
+                "EffectiveEchoSpacing",
+                "TotalReadoutTime",
+                "SpacingBetweenSlices",
+                "SliceTiming",
+            },
         ),
         ("uih_grid", {"RepetitionTime", "MagneticFieldStrength", "SliceTiming"}),
         ("philips_scaled", {"InversionTime", "EchoTime"}),

@@ -21,6 +21,7 @@ from medidiff.io.dicom.model import NO_UID, InstanceHeader, Plane
 from medidiff.io.dicom.plan import FramePlan, ReadPolicy, SeriesPlan, Slot
 from medidiff.io.dicom.reasons import Reason, SeriesRefused, SetAside
 from medidiff.io.dicom.source import open_dataset
+from medidiff.io.dicom.timing import slice_times
 from medidiff.io.dicom.values import Header
 from medidiff.io.safety import default_budget, human_bytes
 from medidiff.volume import Modality
@@ -137,6 +138,8 @@ def _plan_volume(label: str, frames: list[FramePlan], policy: ReadPolicy, notes:
     if len(facts.slice_timing) == len(first.planes) == len(stack.order):
         # Vendors list times by tile, and tiles may run against the normal.
         facts = replace(facts, slice_timing=tuple(facts.slice_timing[slot.plane.index] for slot in ordered[0].slots))
+    elif not facts.slice_timing and len(ordered) > 1:
+        facts = replace(facts, slice_timing=slice_times(ordered[0], facts))
     if facts.gantry_tilt and abs(facts.gantry_tilt) > 0.5 and not stack.is_tilted and not lone:
         notes.append(f"the header states a gantry tilt of {facts.gantry_tilt:g} degrees, the positions show none")
     plan = SeriesPlan(

@@ -167,7 +167,11 @@ def _ge_part(header: Header) -> str:
 
 
 def diffusion(header: Header) -> tuple[float | None, tuple[float, ...] | None]:
-    """b-value in s/mm2 and gradient direction, from the standard's tags or the vendor's."""
+    """b-value in s/mm2 and gradient direction, from the standard's tags or the vendor's.
+
+    The direction is as stored: LPS, but for United Imaging (row, column, normal of the image) and GE (frequency, phase,
+    slice). Whoever writes a gradient table turns it first.
+    """
     b_value, direction = header.number(t.B_VALUE, "FD"), header.vector(t.DIFFUSION_DIRECTION, 3, "FD")
     if b_value is not None:
         return b_value, direction

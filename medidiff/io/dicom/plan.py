@@ -48,7 +48,9 @@ class FramePlan:
         label: What it is among its sisters, e.g. ``"t0003"``, ``"b1000"``; empty for a lone one.
         slots: Its planes in order of k.
         b_value: Diffusion weighting, s/mm2; None if not stated.
-        direction: Diffusion gradient, LPS as stored; None if not stated.
+        direction: Diffusion gradient as stored; None if not stated. LPS, as the standard, Siemens and Philips have it;
+            United Imaging's private one is along the image's row, column and normal, GE's along frequency, phase and
+            slice.
     """
 
     label: str
