@@ -25,7 +25,16 @@ from medidiff.io.dicom.group import plan_series
 from medidiff.io.dicom.pixels import plane_values, stored_frames
 from medidiff.privacy.brain import find_brain, voxel_ml
 from medidiff.privacy.facecut import FaceCut
-from medidiff.privacy.facerule import TOO_SMALL, TRUNK_MM, BodyPart, says_head, why_no_face, why_nobody, why_too_little
+from medidiff.privacy.facerule import (
+    TOO_SMALL,
+    TRUNK_MM,
+    WHOLE_HEAD_MM,
+    BodyPart,
+    says_head,
+    why_no_face,
+    why_nobody,
+    why_too_little,
+)
 from medidiff.privacy.faces import AIR_HU, around, cut_of, head_of
 from medidiff.privacy.policy import CannotClean
 from medidiff.volume import Modality, Volume
@@ -181,7 +190,7 @@ def _share(looks: list[_Look]) -> None:
     """Give the best cut of each head to the images of it that have none, or one that cannot be right."""
     best: dict[tuple[str, str], _Look] = {}
     for look in looks:
-        if look.cut is not None and look.width >= 100 and look.frame[0]:
+        if look.cut is not None and look.width >= WHOLE_HEAD_MM and look.frame[0]:
             known = best.get(look.frame)
             if known is None or look.voxel < known.voxel:
                 best[look.frame] = look

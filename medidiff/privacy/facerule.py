@@ -29,6 +29,8 @@ _HEADS = (
     "CSPINE", "CERVICAL", "SELLA", "MAXILLA", "MANDIBLE", "SINUS", "EYE",
 )  # fmt: skip
 TOO_SMALL = "too small a field of view for a face"
+# Narrower, it is a slab of a head, mm.
+WHOLE_HEAD_MM = 100.0
 _COARSE_MM, _FEW_ML = 3.0, 50.0
 _BLOCK_MM = 5.0
 _CHANCE = 1.5
@@ -73,7 +75,10 @@ def why_too_little(millilitres: float, geometry: Geometry) -> str:
             skin give no signal).
     """
     coarse = sorted(geometry.spacing)[1] >= _COARSE_MM
-    return "too little tissue, in too large voxels, where a face would be" if coarse and millilitres < _FEW_ML else ""
+    whole = geometry.reoriented()[0].extent[0] >= WHOLE_HEAD_MM  # a slab holds little of anything
+    if whole and coarse and millilitres < _FEW_ML:
+        return "too little tissue, in too large voxels, where a face would be"
+    return ""
 
 
 def why_nobody(volume: Volume) -> str:

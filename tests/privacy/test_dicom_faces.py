@@ -42,7 +42,7 @@ def pairs(source: Path, target: Path) -> list[tuple[pydicom.Dataset, pydicom.Dat
 
 @pytest.fixture(scope="module")
 def study(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, DeidentifyReport]:
-    """A real head: a series, a thin slab from the side and two scouts in one frame of reference, and their clean form."""
+    """A real head: a series, a thin slab from the side and two scouts of one frame of reference; clean."""
     pytest.importorskip("deepbet")
     data, affine = load_head(shared / "data" / "head-t1-dcm-qa-uih" / "uih-b_T1w_1mm.nii.gz")
     data, affine = data[::4, ::3, ::3], affine @ np.diag([4.0, 3, 3, 1])
