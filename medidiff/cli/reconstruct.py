@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from medidiff.cli import console
 from medidiff.cli.memory import reuse_freed_memory
+from medidiff.io.places import beside
 
 if TYPE_CHECKING:
     from medidiff.geometry import Geometry
     from medidiff.reconstruct import ReconstructOptions, ReconstructResult
     from medidiff.restoration import Plan
+
+Mode = Literal["mean", "sample"]
+
 
 def reconstruct(
     scans: Annotated[
@@ -46,6 +51,19 @@ def reconstruct(
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Posterior samples to draw beside the mean.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Network evaluations for a sample.")] = 8,
+    mode: Annotated[
+        Mode, typer.Option(help="The result: the posterior mean, or one sample, less faithful and as sharp as a scan.")
+    ] = "mean",
+    interval: Annotated[
+        bool,
+        typer.Option("--interval", help="Also write how wide an interval around the mean must be (NAME_interval)."),
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Calibration of that interval (default: the one beside the model).")
+    ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Also write what no measurement fixes (NAME_from-prior).")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples (default: drawn, and recorded).")] = None,
     model: Annotated[str | None, typer.Option(help="A model that ships (`medidiff models`), or a file.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="No network: cubic and exact projection, in seconds.")] = False,
@@ -79,6 +97,10 @@ def reconstruct(
         inpaint=inpaint,
         denoise=denoise,
         noise_std=noise_std,
+        mode=mode,
+        interval=interval,
+        calibration=calibration,
+        provenance=provenance,
     )
     with console.progress("reconstructing") as on_progress:
         result = use_case(scans, output, options, on_progress, print_plan)
@@ -101,6 +123,8 @@ def facts(result: ReconstructResult, options: ReconstructOptions) -> dict[str, o
         "written": result.output,
         "samples": ", ".join(str(path) for path in result.samples),
         "spread": f"{result.spread} (not calibrated)" if result.spread else None,
+        "interval": certainty(record, result.output) if options.wants_interval else None,
+        "from the prior": from_prior(record) if options.provenance else None,
         "preview": options.preview,
         "report": options.report,
         "grid": grid(before) if before == after else f"{grid(before)} -> {grid(after)}",
@@ -110,6 +134,18 @@ def facts(result: ReconstructResult, options: ReconstructOptions) -> dict[str, o
         "took": f"{record['seconds']:.1f} s, {record['peak_memory_mb']} MB",
     }
     return {name: value for name, value in found.items() if value}
+
+
+def certainty(record: Mapping[str, Any], output: Path) -> str:
+    """Where the interval is and what it promises, or why there is none."""
+    says = str(record["interval"]["says"])
+    return f"{beside(output, '_interval')} ({says})" if record["interval"]["calibrated"] else says
+
+
+def from_prior(record: Mapping[str, Any]) -> str:
+    """How much of the result no measurement fixes."""
+    shares = record["provenance"]
+    return f"{shares['share']:.1%} of the contrast is fixed by no measurement, {shares['learned_share']:.1%} is learned"
 
 
 def noise(frames: list[dict[str, float]]) -> str | None:

@@ -6,9 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from medidiff.errors import ConfigError
 from medidiff.models import find_model, read_info
+
+Mode = Literal["mean", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class ReconstructOptions:
         inpaint: A mask of voxels to fill (1 = missing) on the scan's grid; the slices are then left as they are.
         denoise: Take noise out; the slices are then left as they are.
         noise_std: Standard deviation of that noise, physical units; estimated if None.
+        mode: ``"mean"``, closest to the truth on average, or ``"sample"``, one of the scans that it may have been.
+        interval: Also write the half-width of a calibrated interval at each voxel, where a calibration fits.
+        calibration: Take this one instead of that beside the model.
+        provenance: Also write the part of the result that no measurement fixes.
     """
 
     model: str | None = None
@@ -48,6 +55,10 @@ class ReconstructOptions:
     inpaint: Path | None = None
     denoise: bool = False
     noise_std: float | None = None
+    mode: Mode = "mean"
+    interval: bool = False
+    calibration: Path | None = None
+    provenance: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 0 or not 1 <= self.steps <= 1000:
@@ -67,10 +78,29 @@ class ReconstructOptions:
             raise ConfigError(f"--profile is box, gaussian or a CSV file, got {self.profile!r}")
         if self.operator is not None and (self.repairs or self.spacing or self.thickness or self.profile != "box"):
             raise ConfigError("--operator says everything about the scan: leave out other options about it")
+        self._check_certainty()
         if self.fast and (self.model is not None or self.samples or self.repairs):
             raise ConfigError(
                 "--fast uses no network: it goes with neither --model, --samples, --inpaint nor --denoise"
             )
+
+    def _check_certainty(self) -> None:
+        if self.mode not in ("mean", "sample"):
+            raise ConfigError(f"--mode is mean or sample, got {self.mode!r}")
+        if self.wants_interval and self.mode == "sample":
+            raise ConfigError("--interval lies around the mean: leave out --mode sample")
+        if self.fast and (self.wants_interval or self.mode == "sample"):
+            raise ConfigError("--fast uses no network: it goes with neither --interval nor --mode sample")
+
+    @property
+    def wants_interval(self) -> bool:
+        """Whether an interval was asked for; who names a calibration asks for one."""
+        return self.interval or self.calibration is not None
+
+    @property
+    def draws(self) -> int:
+        """Posterior samples to draw: those beside the result, and the result itself where it is one."""
+        return max(self.samples, 1) if self.mode == "sample" else self.samples
 
     @property
     def repairs(self) -> bool:

@@ -22,6 +22,8 @@ class Targets:
     volume: Path
     samples: tuple[Path, ...]
     spread: Path | None
+    interval: Path | None
+    from_prior: Path | None
     record: Path
     preview: Path | None
     report: Path | None
@@ -32,10 +34,17 @@ class Targets:
             volume=volume,
             samples=tuple(beside(volume, f"_sample-{index:02d}") for index in range(1, options.samples + 1)),
             spread=beside(volume, "_spread") if options.samples > 1 else None,
+            interval=beside(volume, "_interval") if options.wants_interval else None,
+            from_prior=beside(volume, "_from-prior") if options.provenance else None,
             record=beside(volume, "", ".json"),
             preview=options.preview,
             report=options.report,
         )
+
+    @property
+    def maps(self) -> tuple[Path, ...]:
+        """What is written beside the result about how sure it is."""
+        return tuple(path for path in (self.spread, self.interval, self.from_prior) if path is not None)
 
     def check(self, sources: Sequence[Path]) -> None:
         """Refuse places that cannot be written before minutes are spent on what would be written there.
@@ -45,7 +54,7 @@ class Targets:
         """
         others = (self.record, *(path for path in (self.preview, self.report) if path is not None))
         for source in sources:
-            check_targets((self.volume, *self.samples, *((self.spread,) if self.spread else ())), others, source)
+            check_targets((self.volume, *self.samples, *self.maps), others, source)
         for path, suffixes in ((self.preview, (".png",)), (self.report, (".html", ".htm"))):
             if path is not None and path.suffix.lower() not in suffixes:
                 raise OutputError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")

@@ -210,15 +210,13 @@ def _write(
         write(place(run.spread), targets.spread)
         record["spread"] = NOT_CALIBRATED
     volumes = {"input": run.input, "baseline": place(run.baseline), "restored": place(run.mean)}
-    for name, path, found in (
-        ("interval", targets.interval, certainty.interval),
-        ("from_prior", targets.from_prior, certainty.from_prior),
-    ):
-        if path is not None:
-            path.unlink(missing_ok=True)  # an older one speaks of another result
-            if found is not None:
-                volumes[name] = place(found)
-                write(volumes[name], path)
+    maps = {"interval": certainty.interval, "from_prior": certainty.from_prior}
+    for name, place_of in (("interval", targets.interval), ("from_prior", targets.from_prior)):
+        if place_of is not None:
+            place_of.unlink(missing_ok=True)  # an older one speaks of another result
+        if place_of is not None and (found := maps[name]) is not None:
+            volumes[name] = place(found)
+            write(volumes[name], place_of)
     if targets.preview is not None or targets.report is not None:
         from medidiff.restoration.present import write_presentation
 

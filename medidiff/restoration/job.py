@@ -12,6 +12,7 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.io import VolumeInfo, check_restorable, probe, read_volume
+from medidiff.operators.base import LinearOperator
 from medidiff.restoration.plan import Plan, Stage, make_plan
 from medidiff.restoration.repair import Repair
 from medidiff.restoration.run import Run, run_plan, unchanged
@@ -175,6 +176,10 @@ class SliceJob(OfScan):
     def record(self) -> list[dict[str, Any]]:
         return [stage_record(stage) for stage in self.chosen.stages]
 
+    def exact_operators(self) -> tuple[LinearOperator, ...]:
+        """One a stage; each is invertible on its own axis."""
+        return tuple(stage.operator() for stage in self.chosen.stages)
+
     def run(self, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None) -> Run:
         if self.idle:
             return unchanged(self.scan.volume, settings.samples)
@@ -206,6 +211,10 @@ class RepairJob(OfScan):
 
     def record(self) -> list[dict[str, Any]]:
         return [self.repair.record()]
+
+    def exact_operators(self) -> tuple[LinearOperator, ...]:
+        """What is not missing binds; noisy voxels do not."""
+        return self.repair.exact_operators()
 
     def run(self, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None) -> Run:
         return self.repair.run(self.scan.volume, model, settings, on_progress)

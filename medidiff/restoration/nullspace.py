@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,15 @@ class Projectable(Protocol):
     def forward(self, x: Tensor) -> Tensor: ...
     def adjoint(self, y: Tensor) -> Tensor: ...
     def solve_gram(self, r: Tensor, damping: float | Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A job that can say what its measurements fix."""
+
+    def exact_operators(self) -> Sequence[Projectable]:
+        """The operators that bind, for one frame, as ``fixed_by_data`` takes them; none where noise is expected."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,14 +77,16 @@ def write_presentation(
     """Write the picture, the page, or both.
 
     Args:
-        volumes: ``input``, ``baseline`` and ``restored``.
+        volumes: ``input``, ``baseline`` and ``restored``; ``interval`` where there is one.
         record: What the JSON record says.
         table: Scores against a truth, where there is one.
     """
     simple = _words(record).baseline
     panels = {simple: volumes["baseline"]} if simple else {}
     panels["medidiff"] = volumes["restored"]
-    picture = preview_png(volumes["input"], panels, title=_title(record), truth=truth)
+    picture = preview_png(
+        volumes["input"], panels, title=_title(record), truth=truth, uncertainty=volumes.get("interval")
+    )
     if preview is not None:
         atomic_write_bytes(preview, picture)
     if report is not None:
@@ -120,6 +122,22 @@ def _consistency(record: Mapping[str, Any]) -> list[Verdict]:
     return [Verdict(status, f"Data consistency: {error:.2%}", words.consistent)]
 
 
+def _certainty(record: Mapping[str, Any]) -> list[Verdict]:
+    """How sure the result is, where that was asked for."""
+    found = []
+    if interval := record.get("interval"):
+        status = Status.INFO if interval["calibrated"] else Status.WARNING
+        found.append(Verdict(status, "Interval", f"{interval['says']}."))
+    if shares := record.get("provenance"):
+        text = (
+            f"{shares['share']:.1%} of the energy of the contrast is fixed by no measurement; "
+            f"{shares['learned_share']:.1%} is what the network changed in the classical answer. The rest is the same "
+            "in every image that reproduces the data."
+        )
+        found.append(Verdict(Status.INFO, "From the prior", text))
+    return found
+
+
 def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Page:
     warnings = [Verdict(Status.WARNING, "Beyond what was tested", text) for text in record["warnings"]]
     model = record["model"]
@@ -135,7 +153,7 @@ def _page(record: Mapping[str, Any], picture: bytes, table: Table | None) -> Pag
     sections = [
         Section(
             "What was lost, and what was done",
-            [*(Paragraph(text) for text in record["plan"]), *_consistency(record), *warnings],
+            [*(Paragraph(text) for text in record["plan"]), *_consistency(record), *_certainty(record), *warnings],
         ),
         Section("Picture", [Picture(picture, _words(record).caption)]),
         *([Section("Against the truth", [table])] if table is not None else []),

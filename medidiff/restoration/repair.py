@@ -19,7 +19,7 @@ from medidiff.errors import ConfigError, GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.metrics.foreground import head_mask
 from medidiff.metrics.noise import noise_floor
-from medidiff.operators.base import Identity
+from medidiff.operators.base import Identity, LinearOperator
 from medidiff.operators.mask import PATCH, MaskOperator
 from medidiff.restoration.plan import SMALLEST_FACTOR, Plan
 from medidiff.restoration.run import Frame, Run, joined
@@ -60,6 +60,10 @@ class Repair(Protocol):
 
     def record(self) -> dict[str, Any]:
         """The operator as plain numbers."""
+        ...
+
+    def exact_operators(self) -> tuple[LinearOperator, ...]:
+        """The operators that bind, see ``medidiff.restoration.nullspace``; none where the data are noisy."""
         ...
 
 
@@ -116,6 +120,9 @@ class Inpaint:
 
     def record(self) -> dict[str, Any]:
         return {"kind": "inpaint", "missing_voxels": int(self.missing.sum())}
+
+    def exact_operators(self) -> tuple[LinearOperator, ...]:
+        return (MaskOperator((1, *self.missing.shape), torch.from_numpy(~self.missing)),)
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -185,6 +192,9 @@ class Denoise:
 
     def record(self) -> dict[str, Any]:
         return {"kind": "denoise", "noise_std": "estimated" if self.noise_std is None else self.noise_std}
+
+    def exact_operators(self) -> tuple[LinearOperator, ...]:
+        return ()
 
     def run(
         self, volume: Volume, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None
