@@ -252,7 +252,8 @@ class _Work:
             self.met.modalities.add(volume.modality)
             self.met.spacings.append(float(np.mean(volume.geometry.spacing)))
             axis = number % 3 if self.options.axis is None else self.options.axis
-            yield restored(volume, axis, self)
+            operator = slice_operator(volume.geometry.shape, axis, self.profile, self.factor)
+            yield restored(self.model, volume, operator, self.options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,35 +287,39 @@ def fine_scan(path: Path) -> Volume:
     return volume
 
 
-def restored(volume: Volume, axis: int, work: _Work) -> Restored:
-    """Slice a fine scan, restore it, and compare.
+def slice_operator(shape: tuple[int, int, int], axis: int, profile: Profile, factor: float) -> SliceOperator:
+    """Touching slices of a fine scan.
 
     Raises:
-        InputError: too few slices are left.
+        InputError: too few slices would be left.
     """
+    from medidiff.operators.slices import SliceOperator, SliceProfile
+
+    operator = SliceOperator((1, *shape), axis, SliceProfile(factor, factor, profile))
+    if operator.out_shape[axis + 1] < FEWEST_SLICES:
+        raise InputError(f"{shape[axis]} voxels leave fewer than {FEWEST_SLICES} slices at x{factor:g}")
+    return operator
+
+
+def restored(model: Preconditioned, volume: Volume, operator: SliceOperator, options: CalibrateOptions) -> Restored:
+    """Slice a fine scan, restore it as ``reconstruct`` would, and compare; see ``Restored``."""
     import torch
 
     from medidiff.data.intensity import IntensityCodec
     from medidiff.metrics.foreground import head_mask
-    from medidiff.operators.slices import SliceOperator, SliceProfile
     from medidiff.restoration import Settings, restore
 
     truth = torch.from_numpy(np.ascontiguousarray(volume.data, dtype=np.float32))[None]
-    profile = SliceProfile(work.factor, work.factor, work.profile)
-    operator = SliceOperator((1, *volume.geometry.shape), axis, profile)
-    if operator.out_shape[axis + 1] < FEWEST_SLICES:
-        raise InputError(f"{volume.geometry.shape} voxels leave fewer than {FEWEST_SLICES} slices at x{work.factor:g}")
     slices = operator.forward(truth)
     codec = IntensityCodec.fit(slices.numpy(), volume.modality)
-    y = codec.encode(slices).to(next(work.model.parameters()).device)
-    options = work.options
+    y = codec.encode(slices).to(next(model.parameters()).device)
     settings = Settings(
         samples=options.samples,
         steps=options.steps,
         seed=options.seed,
         lower=float(codec.encode(0.0)) if float(slices.min()) >= 0 else None,
     )
-    done = restore(work.model, operator, y, settings)
+    done = restore(model, operator, y, settings)
     mean, *samples = (_array(x) for x in (done.mean, *done.samples))
     seen = seen_in(mean, _array(operator.reference(y)), operator, samples)
     where = np.ones(mean.shape, dtype=bool)
