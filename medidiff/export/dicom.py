@@ -118,6 +118,10 @@ def _common(synthetic: SyntheticSet, item: Item) -> Dataset:
     dataset.SeriesInstanceUID = uid(synthetic, item.id, "image series")
     dataset.SeriesNumber = 1
     dataset.SeriesDescription = f"Synthetic {item.suffix}"
+    if synthetic.record.body_part:
+        dataset.BodyPartExamined = synthetic.record.body_part
+    else:
+        dataset.Laterality = ""  # Type 2C, where the body part does not say that there is only one
     dataset.FrameOfReferenceUID = uid(synthetic, item.id, "frame of reference")
     dataset.PositionReferenceIndicator = ""
     dataset.PatientPosition = "HFS"

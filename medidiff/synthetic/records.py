@@ -214,6 +214,7 @@ class SetPlan(Config):
         licence: Of the set: SPDX identifier where there is one.
         labels: Meaning of the label maps; empty if there are none.
         metadata_model: How metadata was drawn.
+        body_part: As DICOM has it, e.g. ``"BRAIN"``; None where images show several.
         skull_stripped: Whether images of heads show the brain alone.
     """
 
@@ -232,6 +233,7 @@ class SetPlan(Config):
     licence: Line
     labels: tuple[LabelClass, ...] = ()
     metadata_model: Line = "none: no item has metadata"
+    body_part: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]{0,15}$")
     skull_stripped: bool = False
 
     @field_validator("labels")

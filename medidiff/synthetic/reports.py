@@ -262,9 +262,10 @@ def read_report(kind: type[R], folder: str | os.PathLike[str]) -> R:
         raise InputError(f"{path.name}: cannot be read ({error.strerror})") from error
     try:
         value = load_json(content)
-    except InputError as error:
+        whole = isinstance(value, dict) and value.pop(_SEAL, None) == _seal(value)
+    except (InputError, ValueError) as error:  # ValueError: 1e999 is a number to JSON, and infinite to us
         raise InputError(f"{path.name}: {error}") from None
-    if not isinstance(value, dict) or value.pop(_SEAL, None) != _seal(value):
+    if not whole:
         raise InputError(f"{path.name}: altered since it was written (its seal is broken)")
     try:
         return kind.model_validate_json(compact(value))
@@ -273,7 +274,4 @@ def read_report(kind: type[R], folder: str | os.PathLike[str]) -> R:
 
 
 def _seal(value: object) -> str:
-    try:
-        return hashlib.sha256(compact(value).encode()).hexdigest()
-    except ValueError:  # NaN or infinity: no report of ours has them
-        return ""
+    return hashlib.sha256(compact(value).encode()).hexdigest()

@@ -218,9 +218,13 @@ def load_json(content: bytes) -> object:
     """Parsed JSON.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, or has NaN or infinity, which JSON has not.
     """
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InputError("not JSON") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,4 +1,4 @@
-"""Sets for tests: crops of packaged volumes in the form of a synthetic set, and said to be a fixture wherever one looks."""
+"""Sets for tests: crops of packaged volumes in the form of a synthetic set, said to be a fixture wherever one looks."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ PLAN = SetPlan(
         LabelClass(value=1, name="grey matter", code=Code(value="389080008", scheme="SCT", meaning="Gray matter")),
         LabelClass(value=2, name="white matter"),
     ),
+    body_part="BRAIN",
     metadata_model="independent marginals of the training set, bands of ten years",
 )
 
