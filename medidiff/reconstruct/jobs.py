@@ -11,6 +11,7 @@ from medidiff.io import probe, read_volume
 from medidiff.reconstruct.options import ReconstructOptions
 
 if TYPE_CHECKING:
+    from medidiff.operators.slices import MeasuredProfile, Profile
     from medidiff.restoration.job import Job, Scan
 
 
@@ -21,8 +22,8 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
         InputError: it cannot be reconstructed as it is.
         ConfigError: these sources and options do not go together.
     """
-    if len(sources) != 1:
-        raise ConfigError(f"expected one scan, got {len(sources)}")
+    if len(sources) > 1:
+        return _stacks(sources, options)
     info = probe(sources[0])  # what is no scan is told before torch is loaded
     from medidiff.restoration.job import Scan, SliceJob
 
@@ -33,12 +34,38 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
         from medidiff.restoration.composed import ComposedJob
 
         return ComposedJob.of(scan, options.operator)
-    profile: object = options.profile
-    if profile not in ("box", "gaussian"):
-        from medidiff.restoration.operator_config import read_profile
+    return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=_profile(options))
 
-        profile = read_profile(Path(options.profile))
-    return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=profile)
+
+def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:
+    """Several stacks of one head, to be joined.
+
+    Raises:
+        ConfigError: options that are for one scan.
+        GeometryError: these are no stacks of one place.
+    """
+    if options.repairs or options.operator is not None:
+        raise ConfigError(
+            f"several scans are joined as stacks of one head: {len(sources)} of them go with neither --inpaint, "
+            "--denoise nor --operator"
+        )
+    infos = [probe(source) for source in sources]
+    from medidiff.restoration.job import Scan
+    from medidiff.restoration.stacks import StacksJob
+
+    scans = [Scan(source, info) for source, info in zip(sources, infos, strict=True)]
+    return StacksJob.of(scans, spacing=options.spacing, thickness=options.thickness, profile=_profile(options))
+
+
+def _profile(options: ReconstructOptions) -> Profile | MeasuredProfile:
+    """The slice profile that was asked for, read where it is a file."""
+    if options.profile == "box":
+        return "box"
+    if options.profile == "gaussian":
+        return "gaussian"
+    from medidiff.restoration.operator_config import read_profile
+
+    return read_profile(Path(options.profile))
 
 
 def _repair(scan: Scan, options: ReconstructOptions) -> Job:
