@@ -216,7 +216,11 @@ def test_what_is_no_model_is_not_opened_as_one(
         (["--preview", "no/such/p.png"], 1, "there is no folder"),
         (["--output", "x" * 300 + ".nii"], 1, "cannot write"),
         (["--device", "tpu"], 2, "--device must be cpu, cuda or cuda:N"),
-        (["--thickness", "nan"], 2, "--thickness must be a positive number"),
+        (["--thickness", "nan"], 2, "--thickness must be a number of mm above 0"),
+        (["--spacing", "1e9"], 2, "--spacing must be a number of mm above 0 and up to 1000, got 1e+09"),
+        (["--samples", "1", "--seed", "-1"], 2, "--seed must be a whole number from 0"),
+        (["--samples", "1", "--seed", "99999999999999999999"], 2, "--seed must be a whole number from 0"),
+        (["--samples", "99999999999"], 2, "--samples must be 0 to 1000"),
     ],
     ids=lambda value: value[-1][:20] if isinstance(value, list) else None,
 )

@@ -169,6 +169,8 @@ def _scaling(header: Any, path: Path) -> IntensityScaling:
         slope, intercept = header.get_slope_inter()
     except Exception as error:
         raise InputError(f"{path} has an intensity scaling that is not finite") from error
+    if math.isinf(float(header["scl_slope"])):  # NaN is how nibabel itself says "no scaling"
+        raise InputError(f"{path} has an intensity scaling that is not finite")
     return IntensityScaling() if slope is None else IntensityScaling(float(slope), float(intercept))
 
 

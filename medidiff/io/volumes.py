@@ -107,6 +107,7 @@ def _check_frame(frame: Any, where: str) -> None:
     if bad == frame.size:
         raise InputError(f"{where} has no finite value: every voxel is NaN or infinite")
     if bad:
-        raise InputError(f"{where} has {bad} voxels of {frame.size} that are NaN or infinite; replace them first")
+        some = f"{bad} of its {frame.size} voxels, which {'is' if bad == 1 else 'are'}"
+        raise InputError(f"{where} has {some} NaN or infinite; replace {'it' if bad == 1 else 'them'} first")
     if frame.min() == frame.max():
         raise InputError(f"{where} is constant (every voxel is {frame.flat[0]:g}); there is nothing to restore")

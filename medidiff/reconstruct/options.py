@@ -12,6 +12,9 @@ from medidiff.errors import ConfigError
 from medidiff.models import find_model, read_info
 
 Mode = Literal["mean", "sample"]
+# No scanner's field of view is wider, no slice thicker.
+LARGEST_MM = 1000.0
+MOST_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,14 @@ class ReconstructOptions:
     provenance: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 0 or not 1 <= self.steps <= 1000:
-            raise ConfigError(f"--samples must be >= 0 and --steps 1 to 1000, got {self.samples} and {self.steps}")
+        if not 0 <= self.samples <= MOST_SAMPLES or not 1 <= self.steps <= 1000:
+            found = f"{self.samples} and {self.steps}"
+            raise ConfigError(f"--samples must be 0 to {MOST_SAMPLES} and --steps 1 to 1000, got {found}")
         for name, value in (("--spacing", self.spacing), ("--thickness", self.thickness)):
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a positive number of mm, got {value:g}")
+            if value is not None and not 0 < value <= LARGEST_MM:
+                raise ConfigError(f"{name} must be a number of mm above 0 and up to {LARGEST_MM:g}, got {value:g}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed must be a whole number from 0 to 2^63 - 1, got {self.seed}")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"--device must be cpu, cuda or cuda:N, got {self.device!r}")
         if self.inpaint is not None and self.denoise:

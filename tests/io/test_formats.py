@@ -315,5 +315,5 @@ def test_nothing_to_restore_is_said(fill: float, words: str) -> None:
 def test_a_single_nan_is_counted() -> None:
     volume = scan(GRIDS["RAS"])
     volume.data[0, 0, 0, 0] = np.inf
-    with pytest.raises(InputError, match="1 voxels of 120"):
+    with pytest.raises(InputError, match="1 of its 120 voxels, which is NaN or infinite; replace it first"):
         check_restorable(volume, "scan.nii")

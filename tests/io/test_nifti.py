@@ -254,6 +254,7 @@ TILTED = [[1, 0, 0, 0], [0, 1, np.sin(0.3), 0], [0, 0, np.cos(0.3), 0]]
         ({"vox_offset": 100.0}, InputError, "inside the header|damaged"),
         ({"datatype": 9999}, InputError, "9999|damaged"),
         ({"scl_slope": 1.0, "scl_inter": np.inf}, InputError, "scaling that is not finite"),
+        ({"scl_slope": -np.inf, "scl_inter": 0.0}, InputError, "scaling that is not finite"),
     ],
 )
 def test_headers_that_lie_are_found_out(fields: dict[str, Any], error: Any, words: str, save: Save) -> None:
