@@ -1,0 +1,1 @@
+"""Whether intervals hold on people whom neither the model nor the calibration has seen."""
