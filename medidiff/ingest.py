@@ -32,6 +32,7 @@ from medidiff.ingestion.store import Store
 from medidiff.ingestion.summary import finish
 from medidiff.io.archives import ArchiveLimits
 from medidiff.io.dicom import ReadPolicy
+from medidiff.io.source import refuse_root
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.policy import DeidentifyPolicy
 
@@ -216,6 +217,7 @@ def _sources(sources: Iterable[str | os.PathLike[str]], dataset: Path) -> tuple[
         path = Path(name).resolve()
         if not path.exists():
             raise InputError(f"{source}: there is no such file or folder")
+        refuse_root(path)
         if path.is_relative_to(dataset) or dataset.is_relative_to(path):
             raise ConfigError(f"{source}: source and dataset lie inside one another; give a dataset folder outside it")
         local.append(path)

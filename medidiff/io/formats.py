@@ -13,7 +13,7 @@ import numpy as np
 from medidiff.errors import InputError, OutputError
 from medidiff.io import mgh, nifti, nrrd, writers
 from medidiff.io.declared import Declared
-from medidiff.io.source import Source, is_folder, open_source
+from medidiff.io.source import Source, is_folder, open_source, refuse_root
 from medidiff.volume import Volume
 
 Writer = Callable[[Volume, Path, np.dtype[Any], float | None], None]
@@ -71,6 +71,7 @@ def is_dicom(path: Path) -> bool:
     """
     if not is_folder(path):
         return nifti.header_beside(path) is None and looks_like_dicom(open_source(path).head)
+    refuse_root(path)
     if not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"no permission to read the folder {path}")
     count = 0

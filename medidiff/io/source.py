@@ -60,6 +60,16 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def refuse_root(path: Path) -> None:
+    """A whole file system is no scan and no heap of scans: it would be walked for hours, devices and all.
+
+    Raises:
+        InputError: the path is the root of the file system.
+    """
+    if os.path.realpath(path) == os.path.realpath(os.sep):
+        raise InputError(f"{path} is the root of the file system; name the folder that holds the scans")
+
+
 def open_source(path: str | os.PathLike[str]) -> Source:
     """Look at a file without trusting it.
 

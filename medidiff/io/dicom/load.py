@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,31 @@ from medidiff.volume import Volume
 
 Array = NDArray[Any]
 
+_STRANGERS = frozenset({Reason.NOT_DICOM, Reason.UNREADABLE, Reason.EMPTY_FILE, Reason.ARCHIVE})
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """Where the search for one scan ends: in a home folder it would go on for hours, without a word.
+
+    Args:
+        strangers: Most files that are no DICOM.
+        objects: Most DICOM objects. A long time series has tens of thousands.
+    """
+
+    strangers: int = 5000
+    objects: int = 100_000
+
+
+ONE_SCAN = SearchLimits()
+
 
 def find_series(
-    paths: PathLike | Iterable[PathLike], *, policy: ReadPolicy | None = None, workers: int | None = None
+    paths: PathLike | Iterable[PathLike],
+    *,
+    policy: ReadPolicy | None = None,
+    workers: int | None = None,
+    limits: SearchLimits | None = None,
 ) -> SeriesReport:
     """Find the volumes in files and folders; every file ends in one of them or is set aside with a reason.
 
@@ -33,15 +55,26 @@ def find_series(
         paths: A file or folder, or several.
         policy: What to do with tilted and uneven stacks.
         workers: Processes for reading headers; None for as many as are worth while.
+        limits: Where to give up; nowhere if None.
+    Raises:
+        SeriesRefused: more files than the limits allow.
     """
     policy = policy or ReadPolicy()
     headers: list[InstanceHeader] = []
     aside: list[SetAside] = []
+    strangers = 0
     for found in index(paths, workers=workers, budget=policy.budget, localizers=policy.localizers):
         if isinstance(found, SetAside):
             aside.append(found)
+            strangers += found.reason in _STRANGERS
         else:
             headers.append(found)
+        if limits is not None and (strangers > limits.strangers or len(headers) > limits.objects):
+            text = (
+                f"gave up after {strangers + len(headers)} files, {len(headers)} of them DICOM images: "
+                "this is no folder of one scan; name one, or ingest the whole"
+            )
+            raise SeriesRefused(Reason.SEVERAL_VOLUMES if headers else Reason.NOTHING_FOUND, text)
     series, refused = plan_series(headers, policy)
     aside.extend(refused)
     return SeriesReport(tuple(_with_losses(plan, aside) for plan in series), tuple(aside))
@@ -91,7 +124,7 @@ def read_series(path: PathLike, *, policy: ReadPolicy | None = None) -> Volume:
         DicomSeriesError: there is none, or more than one; the message lists what is there.
         BudgetError: the volume is larger than the budget.
     """
-    return load(the_only(find_series(path, policy=policy)), budget=policy.budget if policy else None)
+    return load(the_only(find_series(path, policy=policy, limits=ONE_SCAN)), budget=policy.budget if policy else None)
 
 
 def probe_series(path: PathLike, *, policy: ReadPolicy | None = None) -> VolumeInfo:
@@ -100,7 +133,7 @@ def probe_series(path: PathLike, *, policy: ReadPolicy | None = None) -> VolumeI
     Raises:
         DicomSeriesError: there is none, or more than one.
     """
-    plan = the_only(find_series(path, policy=policy))
+    plan = the_only(find_series(path, policy=policy, limits=ONE_SCAN))
     first = plan.frames[0].slots[0]
     pixels = first.header.pixels
     scalings = {(slot.plane.slope, slot.plane.intercept) for frame in plan.frames for slot in frame.slots}
