@@ -7,12 +7,13 @@ The folder appears whole or not at all, and the same set gives the same bytes.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from medidiff import __version__
 from medidiff.config import Config
-from medidiff.errors import GateRefused, MedidiffError, OutputError
+from medidiff.errors import GateRefused, OutputError
 from medidiff.export.bids_synthetic import write_bids
 from medidiff.export.cards import write_cards
 from medidiff.export.croissant import write_croissant
@@ -39,7 +40,7 @@ Format = Literal["bids", "nnunet", "dicom", "croissant"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet", "dicom", "croissant")
 OnProgress = Callable[[int, int, str], None]
 
-_STAGING = re.compile(r"^\..+\.medidiff-release-(?P<pid>\d+)-[0-9a-f]{8}$")
+_STAGING = re.compile(r"^\..+\.medidiff-release-[0-9a-f]{16}$")
 
 
 class ReleaseOptions(Config):
@@ -222,26 +223,40 @@ def _check_place(target: Path, source: Path) -> None:
 def _staged(target: Path) -> Iterator[Path]:
     """A folder beside ``target`` that takes its place when the block ends well, and is gone otherwise."""
     _remove_stale(target.parent)
-    staging = target.parent / f".{target.name[:100]}.medidiff-release-{os.getpid()}-{secrets.token_hex(4)}"
+    staging = target.parent / f".{target.name[:100]}.medidiff-release-{secrets.token_hex(8)}"
     try:
         staging.mkdir()
-        yield staging
-        _flush(staging)
-        staging.rename(target)
+        with _locked(staging):
+            yield staging
+            _flush(staging)
+            staging.rename(target)
     except OSError as error:
-        if isinstance(error, MedidiffError):
-            raise
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; the system gives it back however the process ends.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _remove_stale(folder: Path) -> None:
-    """Remove what releases that were killed left behind."""
+    """Remove what releases that were killed left behind: nobody holds their locks."""
     for entry in folder.iterdir():
-        match = _STAGING.match(entry.name)
-        if match and entry.is_dir() and not Path(f"/proc/{match['pid']}").exists():
-            shutil.rmtree(entry, ignore_errors=True)
+        if _STAGING.match(entry.name):
+            with suppress(OSError), _locked(entry):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -312,7 +312,7 @@ def test_real_volumes_and_label_maps_go_through_unchanged(shared: Path, tmp_path
         image, label = read_volume(data / "images" / name), read_volume(data / "labels" / name)
         mapped = Volume(label.data, image.geometry, Modality.LABEL)
         image = Volume(image.data, image.geometry, Modality.MR)
-        writer.add(f"h{number}", number, image, mapped, suffix="T1w", metadata=Metadata(contrast="T1w"))
+        writer.add(f"h{number}", number, image, mapped, suffix="T1w", metadata=Metadata())
     synthetic = writer.finish()
     write_report(quality(synthetic), tmp_path / "set")
     write_report(privacy(synthetic, neighbours=()), tmp_path / "set")

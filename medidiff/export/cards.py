@@ -235,7 +235,7 @@ def _privacy_sentence(privacy: PrivacyReport) -> str:
 
 
 def _metadata_sentence(record: SetRecord) -> str:
-    names = ", ".join(name.replace("_", " ") for name in QUASI_IDENTIFIERS)
+    names = ", ".join(QUASI_IDENTIFIERS)
     text = f"Metadata is sampled, not copied ({record.metadata_model}). "
     return text + f"Each combination of {names} occurs {K} times or more."
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from medidiff.export.bids import ANAT_SUFFIXES, Kind
 from medidiff.synthetic.marks import SENTENCE
-from medidiff.synthetic.metadata import public_condition
 from medidiff.synthetic.records import FileRecord, Item
 from medidiff.synthetic.stored import SyntheticSet
 from medidiff.volume import Modality
@@ -16,7 +15,7 @@ from medidiff.volume import Modality
 
 def item_facts(synthetic: SyntheticSet, item: Item) -> dict[str, Any]:
     """The fields of a sidecar."""
-    drawn = item.metadata
+    drawn, public = item.metadata, sorted(synthetic.record.public_conditions)
     facts: dict[str, Any] = {
         "SyntheticData": True,
         "Description": SENTENCE,
@@ -25,7 +24,7 @@ def item_facts(synthetic: SyntheticSet, item: Item) -> dict[str, Any]:
         "SyntheticItem": item.id,
         "SyntheticSetSHA256": synthetic.sha256,
         "Seed": item.seed,
-        "Condition": public_condition(item),
+        "Condition": {name: item.condition[name] for name in public if name in item.condition} or None,
         "SampledAgeBand": drawn.age_band,
         "SampledSex": drawn.sex,
         "SampledSite": drawn.site,

@@ -202,7 +202,7 @@ def _metadata(synthetic: SyntheticSet) -> Iterator[Block]:
     text = f"each combination occurs {least} times or more; {K} are needed"
     yield Verdict(status, f"k-anonymity: k = {least}", text)
     rows: list[list[Cell]] = [[*found, count] for found, count in sorted(counts.items())]
-    yield Table([*(name.replace("_", " ") for name in QUASI_IDENTIFIERS), "items"], rows)
+    yield Table([*QUASI_IDENTIFIERS, "items"], rows)
     yield Paragraph(f"Metadata is sampled, not copied: {synthetic.record.metadata_model}.")
 
 

@@ -21,6 +21,9 @@ MOST_LABELS = 255
 NARROWEST_BAND_YEARS = 5
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# Conditions that say more exactly what metadata says in bands: they never leave the set.
+EXACT = frozenset({"age", "age_years", "age_band", "birth_date", "birth_year", "sex", "site", "scanner", "contrast"})
+
 # Letters and digits only: what BIDS takes as a label, DICOM as a code string, and every file system as a name.
 ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]
 Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -72,13 +75,11 @@ class Metadata(Config):
         age_band: In years: ``"30-39"``, ``"90+"``.
         sex: As conditioned on.
         site: Name of a centre or scanner class.
-        contrast: Of the image, e.g. ``"T1w"``.
     """
 
     age_band: str | None = Field(None, pattern=r"^(\d{1,3}-\d{1,3}|\d{1,3}\+)$")
     sex: Literal["female", "male", "other"] | None = None
     site: Word | None = None
-    contrast: Word | None = None
 
     @field_validator("age_band")
     @classmethod
@@ -119,7 +120,7 @@ class Item(Config):
     id: ItemId
     seed: int = Field(ge=0)
     model_sha256: Digest
-    condition: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    condition: dict[Word, Word | int | float | bool | None] = Field(default_factory=dict)
     metadata: Metadata = Metadata()
     modality: Modality
     suffix: str = Field(pattern=r"^[A-Za-z0-9]{1,16}$")
@@ -214,6 +215,7 @@ class SetPlan(Config):
         licence: Of the set: SPDX identifier where there is one.
         labels: Meaning of the label maps; empty if there are none.
         metadata_model: How metadata was drawn.
+        public_conditions: Names of conditions that a release may tell: none that say age, sex, site or contrast.
         body_part: As DICOM has it, e.g. ``"BRAIN"``; None where images show several.
         skull_stripped: Whether images of heads show the brain alone.
     """
@@ -233,8 +235,17 @@ class SetPlan(Config):
     licence: Line
     labels: tuple[LabelClass, ...] = ()
     metadata_model: Line = "none: no item has metadata"
+    public_conditions: tuple[Word, ...] = ()
     body_part: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]{0,15}$")
     skull_stripped: bool = False
+
+    @field_validator("public_conditions")
+    @classmethod
+    def _say_nothing_exact(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        exact = sorted(name for name in names if name.lower() in EXACT)
+        if exact:
+            raise ValueError(f"{', '.join(exact)} would say more exactly what metadata says in bands")
+        return names
 
     @field_validator("labels")
     @classmethod

@@ -60,12 +60,13 @@ PLAN = SetPlan(
         LabelClass(value=1, name="grey matter", code=Code(value="389080008", scheme="SCT", meaning="Gray matter")),
         LabelClass(value=2, name="white matter"),
     ),
+    public_conditions=("class",),
     body_part="BRAIN",
     metadata_model="independent marginals of the training set, bands of ten years",
 )
 
 # Two combinations of quasi-identifiers, five items each.
-PEOPLE = [Metadata(age_band="30-39", sex="female", contrast="T1w")] * 5 + [Metadata(sex="male", contrast="T1w")] * 5
+PEOPLE = [Metadata(age_band="30-39", sex="female")] * 5 + [Metadata(sex="male")] * 5
 
 
 def grids() -> dict[str, Geometry]:

@@ -250,7 +250,7 @@ def test_rare_metadata_is_refused(tmp_path: Path, mni: Volume) -> None:
     write_set(folder, mni, people=[*PEOPLE[:5], *[Metadata(sex="male", site="north")] * 4])
     reseal_set(folder)
     (reason,) = judge(folder).reasons
-    assert reason.startswith("metadata: only 4 items share (not stated, male, north, not stated) of (age_band, sex, ")
+    assert reason.startswith("metadata: only 4 items share (not stated, male, north, T1w) of (age band, sex, ")
 
 
 def test_a_label_value_without_a_class_is_refused(releasable: Path) -> None:
