@@ -46,8 +46,7 @@ def view_matrix(
     bins = first.astype(np.int32)[:, None] + np.arange(count, dtype=np.int32)
     bins[(bins < 0) | (bins >= detectors)] = detectors
     rows = np.arange(0, bins.size + 1, count, dtype=np.int32)
-    matrix = csr_matrix((table[place].ravel(), bins.ravel(), rows), (ni * nj, detectors + 1), copy=False)
-    return matrix
+    return csr_matrix((table[place].ravel(), bins.ravel(), rows), (ni * nj, detectors + 1), copy=False)
 
 
 def _table(inner: float, outer: float) -> Array:

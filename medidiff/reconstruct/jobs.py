@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medidiff.errors import ConfigError, GeometryError, InputError
 from medidiff.io import probe, read_volume
+from medidiff.io.sinogram import is_sinogram
 from medidiff.reconstruct.options import ReconstructOptions
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     """
     if len(sources) > 1:
         return _stacks(sources, options)
+    if is_sinogram(sources[0]):
+        return _projections(sources[0], options)
     info = probe(sources[0])  # what is no scan is told before torch is loaded
     from medidiff.restoration.job import Scan, SliceJob
 
@@ -35,6 +38,23 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
 
         return ComposedJob.of(scan, options.operator)
     return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=_profile(options))
+
+
+def _projections(source: Path, options: ReconstructOptions) -> Job:
+    """Raw projections.
+
+    Raises:
+        ConfigError: options that are for scans.
+    """
+    of_scans = (options.repairs, options.operator, options.spacing, options.thickness, options.profile != "box")
+    if any(of_scans):
+        raise ConfigError(
+            f"{source} holds raw projections: --spacing, --thickness, --profile, --inpaint, --denoise and --operator "
+            "are for scans; leave them out"
+        )
+    from medidiff.restoration.projections import ProjectionJob
+
+    return ProjectionJob.at(source)
 
 
 def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:

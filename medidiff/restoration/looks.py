@@ -6,6 +6,7 @@ of conjugate gradients put it right; the network, trained on such images as well
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,25 +19,17 @@ from medidiff.guidance import condition_from
 from medidiff.operators.projection import ParallelBeam
 from medidiff.operators.task import Task
 
+# Looks that a reconstruction takes.
+LOOKS = 4
 # How wrong an answer still is, over what was expected to be wrong with its reference: the weight of the data against
 # the network. Measured on the people of the training set.
 TRUST = 0.5
 DATA_STEPS = 5
 
 
-def LATER_LOOK(task: Task) -> Task:  # noqa: N802
+def later_look(task: Task) -> Task:
+    """The task of a look after the first."""
     return replace(task, reference=2.0)
-
-
-def later(condition: Condition, task: Task, reference: Tensor) -> Condition:
-    """The condition of a look after the first."""
-    again = LATER_LOOK(task)
-    return Condition(
-        reference=reference,
-        known=condition.known,
-        task=again.vector().to(reference).expand(len(reference), -1),
-        scale=torch.full_like(condition.scale, again.scale),
-    )
 
 
 def look_again(
@@ -45,11 +38,23 @@ def look_again(
     y: Tensor,
     noise_std: float,
     *,
-    looks: int,
+    looks: int = LOOKS,
     trust: float = TRUST,
     tiling: Tiling | None = None,
+    on_look: Callable[[], None] | None = None,
 ) -> list[Tensor]:
-    """The estimates after each look, each brought back to the data, shapes (b, 1, i, j, k)."""
+    """The estimates after each look, each brought back to the data.
+
+    Args:
+        model: Prior.
+        operator: How the data were measured.
+        y: Measurements, shape (b, *operator.out_shape), model units.
+        noise_std: Of the noise in ``y``.
+        trust: See ``TRUST``.
+        on_look: Called after each look.
+    Returns:
+        One tensor a look, shape (b, 1, i, j, k).
+    """
     task = operator.task(noise_std)
     condition = condition_from(operator, y, noise_std)
     estimates: list[Tensor] = []
@@ -58,5 +63,18 @@ def look_again(
         x0 = posterior_mean(prior, (len(y), *operator.in_shape), device=y.device)
         damping = (noise_std / (trust * prior.spread)) ** 2
         estimates.append(operator.consistent(x0, y, damping, steps=DATA_STEPS).clamp_min(0))
-        condition = later(condition, task, estimates[-1])
+        condition = _later(condition, task, estimates[-1])
+        if on_look is not None:
+            on_look()
     return estimates
+
+
+def _later(condition: Condition, task: Task, reference: Tensor) -> Condition:
+    """The condition of a look after the first."""
+    again = later_look(task)
+    return Condition(
+        reference=reference,
+        known=condition.known,
+        task=again.vector().to(reference).expand(len(reference), -1),
+        scale=torch.full_like(condition.scale, again.scale),
+    )

@@ -25,7 +25,7 @@ from medidiff.diffusion.checkpoint import file_hash, load_model
 from medidiff.io.atomic import atomic_file
 from medidiff.operators.projection import ParallelBeam, views
 from medidiff.operators.task import Task
-from medidiff.restoration.looks import LATER_LOOK, look_again
+from medidiff.restoration.looks import later_look, look_again
 from medidiff.rng import derive_seed
 from medidiff.training.batches import Batch, collate
 from medidiff.training.degrade import Degraded
@@ -135,7 +135,7 @@ class ProjectionBatches:
             return (part.transpose(0, 1) if turned else part).contiguous()
 
         truth, reference = cut(taken.truth), cut(taken.references[look])
-        task = taken.task if look == 0 else LATER_LOOK(taken.task)
+        task = taken.task if look == 0 else later_look(taken.task)
         return Degraded(truth, reference, torch.full_like(truth, taken.known), task)
 
     def acquisition(self, index: int) -> Acquisition:
