@@ -107,6 +107,14 @@ def test_nothing_in_a_help_text_is_swallowed_as_markup(name: str) -> None:
     assert not re.search(r"\w \.(?:\s|$)", shown), f"`medidiff {name} --help` has a gap before a full stop"
 
 
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_says_what_its_exit_codes_mean(name: str) -> None:
+    shown = " ".join(CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output.split())
+    (codes,) = re.findall(r"Exit codes: (.*130 interrupted)", shown)
+    assert codes.startswith("0 ")
+    assert {int(code) for code in re.findall(r"(?:^|; )(\d+) ", codes)} >= {0, 1, 2, 130}
+
+
 def test_the_exit_codes_in_the_help_are_the_real_ones() -> None:
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     for name, code in vars(errors).items():

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from medidiff import __version__
-from medidiff.cli import boundary, console
+from medidiff.cli import boundary, codes, console
 from medidiff.cli.calibrate import calibrate
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
@@ -76,6 +76,9 @@ app.command(name="audit-phi")(audit_phi)
 app.command()(release)
 app.command()(listen)
 app.add_typer(config_app, name="config")
+for _command in app.registered_commands + config_app.registered_commands:
+    _name = _command.name or getattr(_command.callback, "__name__", "")
+    _command.epilog = _command.epilog or codes.epilog(_name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

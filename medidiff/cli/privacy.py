@@ -107,8 +107,7 @@ def audit_phi(
 ) -> None:
     """Search everything below DATASET for given identifiers; they are named by their number, never printed.
 
-    Exit codes: 0 nothing found, and all was searched but what --no-pixels left out; 4 something was found, or could not
-    be searched (pixels too, where tesseract is missing): the output says what.
+    What could not be searched is listed, and is no clean bill; pixels where tesseract is missing are among that.
     """
     from medidiff.errors import EXIT_REFUSED
     from medidiff.privacy.audit import audit_phi as audit

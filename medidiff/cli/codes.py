@@ -1,0 +1,30 @@
+"""What each command's exit codes mean, for its ``--help`` and for the table in the documentation."""
+
+from __future__ import annotations
+
+_FAILURE = "1 failure (no room, no permission, out of memory, a defect)"
+_ALWAYS = "2 usage or configuration; 130 interrupted"
+
+MEANINGS = {
+    "reconstruct": "0 written; 3 SCAN cannot be read or restored",
+    "demo": "0 written",
+    "info": "0 SCAN is a volume; 3 it is none, or damaged",
+    "models": "0 shown; 1 there is no such model, or the file is damaged",
+    "train": "0 trained; 3 a training scan cannot be read",
+    "ingest": (
+        "0 every file is in a volume or is nothing that anybody would miss; 3 a file that was meant to be a scan is in "
+        "no volume, or nothing was found: the report says which"
+    ),
+    "deidentify": (
+        "0 every image was written clean; 3 one was set apart because it cannot be shown to be clean, or there was none"
+    ),
+    "audit-phi": "0 nothing found, all searched that was asked for; 4 found, or not all could be searched",
+    "listen": "0 after --max-objects; else it ends by 130",
+}
+
+
+def epilog(command: str) -> str:
+    """The last lines of a command's help."""
+    own = MEANINGS.get(command, "0 ok; 3 bad input; 4 refused by a gate")
+    parts = [own, *([] if " 1 " in own else [_FAILURE]), _ALWAYS]
+    return f"Exit codes: {'; '.join(parts)}."
