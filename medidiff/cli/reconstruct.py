@@ -150,7 +150,8 @@ def from_prior(record: Mapping[str, Any]) -> str:
 
 def noise(frames: list[dict[str, float]]) -> str | None:
     """How strong the noise was, and how much was taken out, by frame."""
-    return ", ".join(f"{f['noise_std']:.3g}, {f['residual_over_noise']:.0%} of it taken out" for f in frames) or None
+    told = [f for f in frames if "residual_over_noise" in f]
+    return ", ".join(f"{f['noise_std']:.3g}, {f['residual_over_noise']:.0%} of it taken out" for f in told) or None
 
 
 def grid(geometry: Geometry) -> str:

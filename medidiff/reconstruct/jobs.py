@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medidiff.errors import ConfigError, GeometryError, InputError
 from medidiff.io import probe, read_volume
+from medidiff.io.kspace import is_kspace, probe_kspace
 from medidiff.io.sinogram import is_sinogram
 from medidiff.reconstruct.options import ReconstructOptions
 
@@ -27,6 +28,8 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
         return _stacks(sources, options)
     if is_sinogram(sources[0]):
         return _projections(sources[0], options)
+    if is_kspace(sources[0]):
+        return _kspace(sources[0], options)
     info = probe(sources[0])  # what is no scan is told before torch is loaded
     from medidiff.restoration.job import Scan, SliceJob
 
@@ -55,6 +58,25 @@ def _projections(source: Path, options: ReconstructOptions) -> Job:
     from medidiff.restoration.projections import ProjectionJob
 
     return ProjectionJob.at(source)
+
+
+def _kspace(source: Path, options: ReconstructOptions) -> Job:
+    """Raw k-space.
+
+    Raises:
+        ConfigError: options that are for images.
+        InputError: it cannot be reconstructed; the message says why.
+    """
+    info = probe_kspace(source)
+    chosen = (options.spacing, options.thickness, options.inpaint, options.operator)
+    if any(value is not None for value in chosen) or options.denoise or options.profile != "box":
+        raise ConfigError(
+            f"{source} is raw k-space: it becomes an image first, without --spacing, --thickness, --profile, "
+            "--inpaint, --denoise or --operator"
+        )
+    from medidiff.restoration.rawdata import KSpaceJob
+
+    return KSpaceJob(source, info)
 
 
 def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:

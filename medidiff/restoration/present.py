@@ -53,6 +53,12 @@ WORDS = {
         "What was not marked as missing is what it was.",
         CONSISTENCY_LIMIT,
     ),
+    "kspace": Words(
+        "Sparse in wavelets",
+        "The coils' images where every sample that was not taken is zero; the classical answer, sparse in wavelets and "
+        "without a network; ours; and what the two differ in.",
+        "Sampling the result again gives back the measured k-space within this error; noise is not reproduced.",
+    ),
     "denoise": Words(None, "The scan as acquired, and ours.", ""),
 }
 # A kind without words of its own.

@@ -57,12 +57,6 @@ def read(path: Path, budget: int | None = None) -> RawKSpace:
     return without_oversampling(RawKSpace(info, data, mask))
 
 
-def is_emulated(path: Path) -> bool:
-    """A single coil that was computed from several, as in fastMRI's single-coil track."""
-    with open_hdf5(path) as file:
-        return "reconstruction_esc" in file
-
-
 def _samples(file: Any, path: Path) -> Any:
     samples = find(file, "kspace", path)
     if samples is None or not hasattr(samples, "dtype"):
@@ -124,11 +118,13 @@ def _info(file: Any, path: Path) -> KSpaceInfo:
                     f"{name} oversampling is cut away: {n} to {kept} voxels, as the header's field of view says."
                 )
         warnings.append("The header knows no gap between slices: they are assumed to touch.")
-    if "reconstruction_esc" in file:
+    emulated = coils == 1 and "reconstruction_esc" in file
+    if emulated:
         words.append("The single coil was emulated from several: this is no measurement of one coil.")
     full = display_geometry((i, j, slices), spacing)
     sizes = tuple(part.stop - part.start for part in crop)
     geometry = full.cropped((crop[0].start, crop[1].start, 0), (sizes[0], sizes[1], slices))
     return KSpaceInfo(
-        "fastMRI", geometry, full, (crop[0], crop[1], slice(0, slices)), coils, 1, (0, 1), tuple(words), tuple(warnings)
-    )
+        "fastMRI", geometry, full, (crop[0], crop[1], slice(0, slices)), coils, 1, (0, 1), tuple(words),
+        tuple(warnings), emulated,
+    )  # fmt: skip

@@ -35,6 +35,7 @@ class KSpaceInfo:
         encoded: Axes along which the data are in k-space: (0, 1) for stacks of slices, (0, 1, 2) for volumes.
         words: What the file holds, for a person, one sentence each; no identifiers.
         warnings: What had to be assumed, and what was left out.
+        emulated: A single coil was computed from several, which is no measurement.
     """
 
     format: str
@@ -46,6 +47,7 @@ class KSpaceInfo:
     encoded: tuple[int, ...]
     words: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    emulated: bool = False
 
     @property
     def bytes_needed(self) -> int:
