@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from PIL import Image
 
 from medidiff.cli import main
 from medidiff.errors import ConfigError, GateRefused, InputError, OutputError
@@ -99,16 +102,22 @@ def test_no_text_says_the_word_that_nothing_supports(released: Path) -> None:
     assert b"anonymous" not in (released.parent / "house.html").read_bytes().lower()
 
 
-def test_pictures_of_training_data_stay_in_the_house(released: Path) -> None:
-    import base64
+def shades(page: Path) -> list[set[tuple[int, ...]]]:
+    """The colours of every picture of a page."""
+    pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page.read_text())
+    opened = [Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB") for picture in pictures]
+    return [{colour for _, colour in picture.getcolors(1 << 24)} for picture in opened]
 
-    real = base64.b64encode(png(160)).decode()
-    house = (released.parent / "house.html").read_text()
-    assert real in house
-    assert "For the house only: shows training data" in house
+
+def test_pictures_of_training_data_stay_in_the_house(released: Path) -> None:
+    shown = shades(released.parent / "house.html")
+    assert {(90,) * 3, (160,) * 3} <= set.union(*shown), "the synthetic item and its neighbour stand side by side"
+    assert "For the house only: shows training data" in (released.parent / "house.html").read_text()
+    assert len(shown) == len(shades(released / "report.html")) + 1
+    real = base64.b64encode(png(160))
     for path in released.rglob("*"):
         if path.is_file():
-            assert real not in path.read_text("utf-8", "replace"), path.name
+            assert real not in path.read_bytes(), path.name
     assert json.loads((released / "privacy.json").read_text())["neighbours"][1]["nearest_png"] is None
 
 
@@ -361,7 +370,7 @@ def test_the_command_releases_checks_and_refuses_with_4(releasable: Path, tmp_pa
     lines = refused.stderr.splitlines()
     assert lines[0] == "medidiff: refused, 2 reasons:"
     assert lines[1] == "  - labels/s001.nii.gz: missing"
-    assert lines[2].startswith("  - quality.json: there is no such report; run `medidiff evaluate`")
+    assert lines[2].startswith("  - quality.json: there is no such report; have the set examined")
     assert not (tmp_path / "second").exists()
     assert "Refused" in (tmp_path / "page.html").read_text()
     assert "anonymous" not in (done.stdout + checked.stdout + refused.stderr).lower()

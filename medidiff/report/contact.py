@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from medidiff.errors import InputError
 from medidiff.report.figures import CT_WINDOW
 from medidiff.volume import Modality, Volume
 
@@ -22,6 +23,7 @@ CAPTION = 30
 COLUMNS = 3
 ROWS = 12
 PER_SHEET = COLUMNS * ROWS
+MOST_PIXELS = 16 << 20
 BACKGROUND, TEXT, FAINT, WARN = (16, 18, 22), (232, 234, 237), (154, 160, 166), (224, 112, 63)
 
 
@@ -65,6 +67,32 @@ def contact_sheets(thumbnails: Sequence[Thumbnail]) -> Iterator[bytes]:
     """PNG pages of up to 36 volumes each, in the given order."""
     for start in range(0, len(thumbnails), PER_SHEET):
         yield _sheet(thumbnails[start : start + PER_SHEET])
+
+
+def side_by_side(pictures: Sequence[bytes]) -> bytes:
+    """PNGs in a row, from the left, on one PNG.
+
+    Raises:
+        InputError: one is no picture that can be read, or has more than 16 million pixels.
+    """
+    opened = [_opened(picture) for picture in pictures]
+    width = sum(picture.width for picture in opened) + GAP * (len(opened) - 1)
+    row = Image.new("RGB", (width, max(picture.height for picture in opened)), BACKGROUND)
+    left = 0
+    for picture in opened:
+        row.paste(picture, (left, 0))
+        left += picture.width + GAP
+    return _png(row)
+
+
+def _opened(picture: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(picture), formats=("PNG",)) as found:
+            if found.width * found.height > MOST_PIXELS:
+                raise InputError(f"a picture of {found.width} x {found.height} pixels is larger than any of ours")
+            return found.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow has for bad PNGs
+        raise InputError("a picture is damaged: not a PNG that can be read") from error
 
 
 def _sheet(thumbnails: Sequence[Thumbnail]) -> bytes:

@@ -10,7 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from medidiff.report.contact import Thumbnail, contact_sheets, thumbnail_png
+from medidiff.report.contact import Thumbnail, contact_sheets, side_by_side, thumbnail_png
 from medidiff.report.html import (
     Block,
     Cell,
@@ -188,11 +188,10 @@ def _neighbours(neighbours: Sequence[Neighbour], *, internal: bool) -> Iterator[
             yield Paragraph("Pictures of training volumes are not part of a release: they show real people.")
         return
     for neighbour in pictured:
-        if neighbour.sample_png:
-            yield Picture(neighbour.sample_png, f"Synthetic item {neighbour.item}")
-        if neighbour.nearest_png:
-            text = f"The training volume nearest to {neighbour.item}, distance {neighbour.distance:.4g}: a real person"
-            yield Picture(neighbour.nearest_png, text)
+        pair = [picture for picture in (neighbour.sample_png, neighbour.nearest_png) if picture]
+        told = "left: synthetic item, right: " if len(pair) > 1 else ""
+        text = f"{told}the training volume nearest to {neighbour.item}, at {neighbour.distance:.4g}: a real person"
+        yield Picture(side_by_side(pair), text)
 
 
 def _metadata(synthetic: SyntheticSet) -> Iterator[Block]:

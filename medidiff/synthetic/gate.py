@@ -16,7 +16,6 @@ REQUIRED: dict[type[QualityReport | PrivacyReport], tuple[Family, ...]] = {
     QualityReport: (Family.FIDELITY, Family.DIVERSITY),
     PrivacyReport: (Family.MEMORISATION, Family.MEMBERSHIP),
 }
-COMMANDS: dict[type[QualityReport | PrivacyReport], str] = {QualityReport: "evaluate", PrivacyReport: "audit"}
 # No measurement supports it, so no release of ours says it (nor its opposite).
 FORBIDDEN_WORD = "anonymous"
 
@@ -63,16 +62,16 @@ def judge(folder: Path) -> Judgement:
 
 
 def _report(kind: type[R], folder: Path, sha256: str, synthetic: SyntheticSet | None) -> tuple[R | None, list[str]]:
-    name, command = FILES[kind], COMMANDS[kind]
+    name = FILES[kind]
     try:
         report = read_report(kind, folder)
     except InputError as error:
-        return None, [f"{error}; run `medidiff {command}`"]
+        return None, [f"{error}; have the set examined"]
     reasons = []
     if report.set_sha256 != sha256:
-        reasons.append(f"{name}: speaks of another set, or of this one before it was changed; run `medidiff {command}`")
+        reasons.append(f"{name}: speaks of another set, or of this one before it was changed; have it examined again")
     if synthetic and report.created < synthetic.record.created:
-        reasons.append(f"{name}: older than the set; run `medidiff {command}` again")
+        reasons.append(f"{name}: older than the set; have the set examined again")
     if report.verdict is not Outcome.PASSED:
         reasons += [f"{name}: {report.verdict.value}: {reason}" for reason in report.reasons]
     judged = {metric.family for metric in report.metrics if metric.outcome is not None}

@@ -159,8 +159,8 @@ def read_set_record(folder: Path) -> bytes:
     if (folder / SET).is_file():
         return _read(folder / SET)
     if (folder / PLAN).is_file():
-        raise InputError(f"{folder}: the set is not finished; run the command that makes it again, it resumes")
-    raise InputError(f"{folder}: no synthetic set there (no {SET}); make one with `medidiff synthesize`")
+        raise InputError(f"{folder}: the set is not finished; make the rest of it, and finish it")
+    raise InputError(f"{folder}: no synthetic set there (no {SET})")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from pydantic import ValidationError
 
 from medidiff.errors import ConfigError, GeometryError, InputError, OutputError
-from medidiff.io.atomic import atomic_write_json, atomic_write_text, remove_stale
+from medidiff.io.atomic import atomic_write_json, atomic_write_text, is_temporary, remove_stale
 from medidiff.io.writers import write_nifti
 from medidiff.synthetic.marks import nifti_description
 from medidiff.synthetic.records import (
@@ -127,7 +127,6 @@ class SyntheticSetWriter:
             )
         except ValidationError as error:
             raise InputError(f"item {item[:16]!r}: {first_problem(error)}") from None
-        (self._folder / sidecar_path(item)).unlink(missing_ok=True)
         files: dict[str, FileRecord | None] = {"image": self._write(stored, image_path(item), np.int16), "label": None}
         if label is not None:
             files["label"] = self._write(label, label_path(item), np.uint8)
@@ -142,11 +141,12 @@ class SyntheticSetWriter:
             InputError: there is no item, or one is not whole.
         """
         if not self.finished:
-            items = [self._item(path.stem) for path in sorted((self._folder / "images").glob("*.json"))]
-            whole = [item for item in items if item is not None and self._is_whole(item)]
-            if not whole or len(whole) < len(items):
-                raise InputError(f"{self._folder}: {len(whole)} of {len(items)} items are whole; make the others again")
-            lines = "".join(item.line() + "\n" for item in sorted(whole, key=lambda item: item.id))
+            names = {path.name.split(".")[0] for path in self._folder.glob("*/*") if not is_temporary(path)}
+            found = (self._item(name) for name in sorted(names))
+            whole = [item for item in found if item is not None and self._is_whole(item)]
+            if not whole or len(whole) < len(names):
+                raise InputError(f"{self._folder}: {len(whole)} of {len(names)} items are whole; make the others again")
+            lines = "".join(item.line() + "\n" for item in whole)
             atomic_write_text(self._folder / ITEMS, lines)
             digest = hashlib.sha256(lines.encode()).hexdigest()
             record = SetRecord(**self._plan.model_dump(), items=len(whole), items_sha256=digest)

@@ -156,11 +156,11 @@ def outside(folder: Path) -> None:
 FAULTS: dict[str, tuple[Fault, str]] = {
     "no quality report": (
         lambda f: (f / "quality.json").unlink(),
-        "quality.json: there is no such report; run `medidiff eval",
+        "quality.json: there is no such report; have the set examined",
     ),
     "no privacy report": (
         lambda f: (f / "privacy.json").unlink(),
-        "privacy.json: there is no such report; run `medidiff audit`",
+        "privacy.json: there is no such report; have the set",
     ),
     "quality failed": (concluded("quality", Outcome.FAILED), "quality.json: failed: the figure: failed (at most 0.02)"),
     "privacy failed": (concluded("privacy", Outcome.FAILED), "privacy.json: failed: the figure"),

@@ -51,6 +51,8 @@ def test_a_run_that_was_killed_between_any_two_files_ends_in_the_same_set(tmp_pa
         again = SyntheticSetWriter(folder, PLAN.model_copy(update={"created": PLAN.created + timedelta(days=1)}))
         done = [index for index in range(len(PEOPLE)) if again.done(f"s{index:03d}", index)]
         assert done == [0, 1, 2, 3]
+        with pytest.raises(InputError, match="4 of 5 items are whole"):
+            again.finish()
         for index in range(4, len(PEOPLE)):
             add(again, index, pieces)
         assert again.finish().sha256 == whole.sha256
