@@ -19,6 +19,9 @@ MEANINGS = {
         "0 every image was written clean; 3 one was set apart because it cannot be shown to be clean, or there was none"
     ),
     "audit-phi": "0 nothing found, all searched that was asked for; 4 found, or not all could be searched",
+    "release": (
+        "0 released, or --check found all as it was; 3 no finished set or release is there; 4 refused, with the reasons"
+    ),
     "listen": "0 after --max-objects; else it ends by 130",
 }
 
