@@ -51,9 +51,8 @@ def ingest(
     else:
         console.facts("", {name.replace("_", " "): _text(value) for name, value in _facts(result).items()})
         if result.bad:
-            console.log(
-                f"medidiff: {result.bad} files were meant to be scans and are in no volume; the report says why"
-            )
+            what = "file was meant to be a scan and is" if result.bad == 1 else "files were meant to be scans and are"
+            console.log(f"medidiff: {result.bad} {what} in no volume; the report says why")
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 

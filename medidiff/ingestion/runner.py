@@ -17,11 +17,14 @@ from medidiff.ingestion.series import Tools, clean_series, person_of, plane_coun
 from medidiff.ingestion.spool import Entry, Group, Spool
 from medidiff.ingestion.state import DatasetState
 from medidiff.ingestion.store import Store
-from medidiff.io.dicom import SeriesPlan, SeriesRefused, SeriesReport, find_series
+from medidiff.io.dicom import Reason, SeriesPlan, SeriesRefused, SeriesReport, find_series
 from medidiff.privacy.keys import PrivacyKey
 
 OnProgress = Callable[[int, int, str], None]
 Fate = list[str]
+# What another run may find otherwise is not remembered.
+_PASSING = (lines.INTERNAL, Reason.UNREADABLE.value)
+_CHANGED = "it went or changed its kind while the heap was worked on; run again when nobody writes there"
 
 
 class Runner:
@@ -79,7 +82,7 @@ class Runner:
             known = {}
             for entry in entries:
                 known.setdefault(objects[entry.path], []).append(fates[entry.path])
-            if not any(fate[1] == lines.INTERNAL for each in known.values() for fate in each):
+            if not any(fate[1] in _PASSING for each in known.values() for fate in each):
                 self._state.add_group(identity, digest, known)
         taken: dict[str, int] = {}
         for entry in entries:
@@ -114,7 +117,10 @@ class Runner:
                         note = partly.get(path, "") if fate[0] == KEPT else ""
                         fates[path] = [fate[0], fate[1], fate[2] or note, fate[3]]
         for path in paths:
-            fates.setdefault(path, [APART, lines.INTERNAL, "lost from sight; please report it", ""])
+            if Path(path).is_file():
+                fates.setdefault(path, [APART, lines.INTERNAL, "lost from sight; please report it", ""])
+            else:
+                fates.setdefault(path, [APART, Reason.UNREADABLE.value, _CHANGED, ""])
         return fates
 
     def _reports_by_person(self, entries: list[Entry], strays: list[str]) -> list[SeriesReport]:
@@ -158,7 +164,10 @@ class Runner:
             if identity in taken:
                 return [APART, lines.OLDER_VERSION, f"volume {identity} was made of another copy of this series", ""]
             taken.add(identity)
-            digest = volume_digest(plan, tools)
+            try:
+                digest = volume_digest(plan, tools)
+            except OSError as error:  # the source's trouble, not ours: the run goes on
+                raise SetApart(Reason.UNREADABLE.value, _CHANGED) from error
             if self._store.known(identity, digest):
                 return [KEPT, "", "", identity]
             if self._store.fuller(identity, plane_count(plan)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,9 +93,21 @@ def volume_digest(plan: SeriesPlan, tools: Tools) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file: a pipe or a device would be read without end.
+    """
+    with open(path, "rb", opener=_open_plain) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _open_plain(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no plain file")
+    return descriptor
 
 
 def plane_count(plan: SeriesPlan) -> int:

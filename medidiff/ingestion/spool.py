@@ -13,16 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from medidiff.errors import OutputError
 from medidiff.ingestion.lines import FileLine
 from medidiff.io.dicom import InstanceHeader
 
 _SCHEMA = """
 CREATE TABLE object (
-  path TEXT, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER, changed INTEGER,
+  path BLOB, file TEXT, study TEXT, series TEXT, number INTEGER, sop TEXT, size INTEGER, changed INTEGER,
   person TEXT, name TEXT
 );
-CREATE TABLE stray (path TEXT, series TEXT);
-CREATE TABLE image (path TEXT PRIMARY KEY, file TEXT);
+CREATE TABLE stray (path BLOB, series TEXT);
+CREATE TABLE image (path BLOB PRIMARY KEY, file TEXT);
 CREATE TABLE part (file TEXT, header TEXT);
 CREATE TABLE line (file TEXT PRIMARY KEY, outcome TEXT, reason TEXT, text TEXT, volume TEXT, fresh INTEGER);
 """
@@ -51,14 +52,28 @@ class Entry:
     person: str
 
 
+def _no_index(error: sqlite3.Error) -> OutputError:
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return OutputError(
+        f"the index in the work folder beside the dataset cannot be kept ({name}): make room there, then run again"
+    )
+
+
 class Spool:
-    """A disposable SQLite file. It is never read by a later run, so nothing waits for the disk."""
+    """A disposable SQLite file. It is never read by a later run, so nothing waits for the disk.
+
+    Paths are kept as bytes: a file name need not be text in any encoding.
+    """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000;" + _SCHEMA)
-        self._db.execute("BEGIN")
+        settings = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-16000;"
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.executescript(settings + _SCHEMA)
+            self._db.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise _no_index(error) from error
         self._pending = 0
 
     def __enter__(self) -> Self:
@@ -68,19 +83,22 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise _no_index(error) from error
 
     def add_object(self, header: InstanceHeader, file: str, person: str = "", name: str = "") -> None:
         """A DICOM file, with tokens of whose it is and of the name that it gives that person."""
-        number, size, changed = header.series_number, header.size, os.stat(header.path).st_mtime_ns  # noqa: PTH116
-        place = (header.path, file, header.study_uid, header.series_uid, number, header.sop_uid, size, changed)
+        path, number, size = os.fsencode(header.path), header.series_number, header.size
+        changed = os.stat(path).st_mtime_ns  # noqa: PTH116
+        place = (path, file, header.study_uid, header.series_uid, number, header.sop_uid, size, changed)
         self._write("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*place, person, name))
 
     def add_stray(self, path: str, series: str) -> None:
         """A file of a series that is no part of it: the series' plan should know of it."""
-        self._write("INSERT INTO stray VALUES (?, ?)", (path, series))
+        self._write("INSERT INTO stray VALUES (?, ?)", (os.fsencode(path), series))
 
     def add_image(self, path: str, file: str) -> None:
-        self._write("INSERT OR IGNORE INTO image VALUES (?, ?)", (path, file))
+        self._write("INSERT OR IGNORE INTO image VALUES (?, ?)", (os.fsencode(path), file))
 
     def add_part(self, file: str, header: str) -> None:
         """A file whose fate is that of its header's file."""
@@ -107,7 +125,7 @@ class Spool:
             "WHERE study = ? AND series = ? AND number IS ? ORDER BY path",
             (group.study, group.series, group.number),
         )
-        return [Entry(*row) for row in rows]
+        return [Entry(os.fsdecode(path), *row) for path, *row in rows]
 
     def disputed(self) -> frozenset[str]:
         """Persons to whom files of this run give more than one name."""
@@ -120,11 +138,12 @@ class Spool:
         if not group.series:
             return []
         rows = self._db.execute("SELECT path FROM stray WHERE series = ? ORDER BY path", (group.series,))
-        return [path for (path,) in rows]
+        return [os.fsdecode(path) for (path,) in rows]
 
     def images(self) -> Iterator[tuple[str, str]]:
         """Paths and tokens of volume files, in order of their paths."""
-        yield from self._db.execute("SELECT path, file FROM image ORDER BY path")
+        for path, file in self._db.execute("SELECT path, file FROM image ORDER BY path"):
+            yield os.fsdecode(path), file
 
     def count(self) -> tuple[int, int]:
         """Series and volume files to be worked on."""

@@ -147,7 +147,7 @@ class DatasetState:
             for folder, _, names in os.walk(subject, topdown=False):
                 for name in names:
                     relative = (Path(folder) / name).relative_to(self.dataset).as_posix()
-                    if relative not in owned and not name.endswith("_scans.tsv"):
+                    if relative not in owned and (is_temporary(name) or not name.endswith("_scans.tsv")):
                         (self.dataset / relative).unlink()
                 left = [entry.name for entry in _entries(Path(folder))]
                 if not left or all(name.endswith("_scans.tsv") for name in left):
