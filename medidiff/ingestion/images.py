@@ -15,6 +15,7 @@ from medidiff.errors import BudgetError, InputError
 from medidiff.export.bids import ANAT_SUFFIXES, Contrast, Kind, entities_of, kind_of_mr, read_sidecar
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
+from medidiff.ingestion.planes import without_text
 from medidiff.ingestion.series import Tools, file_digest
 from medidiff.io import VolumeInfo, probe, read_volume
 from medidiff.privacy.identity import Identity, identity_of
@@ -78,6 +79,9 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
     facts = clean_sidecar(extra, key, identity.patient, identity.words)
     if _is_label_map(volume):
         volume = Volume(volume.data, volume.geometry, Modality.LABEL)
+    pixels = {"not-checked": 1}
+    if tools.policy.clean_pixels:
+        volume, pixels = without_text(volume, identity.words)
     kind, gradients = _kind(place, volume, facts, suffix)
     acquired = str(facts.get("AcquisitionDateTime") or facts.get("AcquisitionDate") or "")[:19]
     session = entities.get("ses") or str(extra.get("StudyInstanceUID") or "one")
@@ -103,7 +107,7 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
             "method": "voxels and grid alone, header written anew, sidecar by allow-list",
             "policy": tools.policy.fingerprint,
             "dates": "shifted",
-            "pixels": {"not-checked": 1},
+            "pixels": pixels,
         },
         notes=info.notes,
         gradients=gradients,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medidiff.privacy import ocr
+from medidiff.privacy.glyphs import find_glyphs
 from medidiff.privacy.noise import has_marks, has_strokes, is_noisy, smoothed
 from medidiff.privacy.policy import CannotClean
 from medidiff.privacy.regions import Region, share
@@ -62,7 +63,23 @@ def clean_frames(frames: Array, source: Dataset, names: frozenset[str]) -> tuple
         boxes = [(0, *region) for region in regions]
     else:
         boxes = _clean_many(frames, source, kind, names)
+    if not kind.screen:
+        boxes += _clean_glyphs(frames, source)
     return ("not-verified" if noisy else "blanked" if boxes else "clean"), boxes
+
+
+def _clean_glyphs(frames: Array, source: Dataset) -> list[Box]:
+    """Blank characters that stand by themselves; in noise there is nothing to tell them by."""
+    boxes: list[Box] = []
+    if frames.shape[-1] != 1:
+        return boxes
+    for index in range(len(frames)):
+        grey = frames[index, ..., 0]
+        found = [] if is_noisy(grey) else find_glyphs(grey)
+        for region in found:
+            blank(frames[index : index + 1], source, region)
+            boxes.append((index, *region))
+    return boxes
 
 
 def _check_noisy(grey: Array, names: frozenset[str]) -> None:
