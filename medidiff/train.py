@@ -68,6 +68,7 @@ class TrainConfig(Config):
     path: PathConfig = PathConfig()
     optimizer: OptimizerConfig
     validation: ValidationConfig = ValidationConfig()
+    begin_from: Path | None = Field(None, description="model file whose weights are gone on from")
     card: dict[str, str] = Field(default_factory=dict, description="what the model card says of data and limits")
 
 
@@ -122,8 +123,9 @@ def train(
         device=device,
         compile=options.compile,
     )
-    if options.begin_from is not None:
-        trainer.begin_from(options.begin_from, options.begin_step)
+    weights = options.begin_from or config.begin_from
+    if weights is not None:
+        trainer.begin_from(weights, options.begin_step)
     if options.resume and trainer.state_path.exists():
         trainer.resume()
     validation = _validation(config, device)

@@ -90,6 +90,11 @@ class Preconditioned(nn.Module):
         i, j, k = self.network.multiple  # type: ignore[misc]
         return int(i), int(j), int(k)
 
+    @property
+    def planar(self) -> bool:
+        """Planes along the last axis never meet in the network."""
+        return bool(getattr(self.network, "planar", False))
+
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Clean image, shape (b, 1, i, j, k), from a noisy one; ``sigma`` has shape (b,)."""
         scale = condition.scale.view(-1, 1, 1, 1, 1)

@@ -46,9 +46,16 @@ class Tiling:
     halo: int = HALO
     max_voxels: int = MAX_TILE_VOXELS
 
-    def cores(self, shape: tuple[int, int, int], multiple: tuple[int, int, int]) -> list[Box]:
+    def cores(
+        self,
+        shape: tuple[int, int, int],
+        multiple: tuple[int, int, int],
+        halos: tuple[int, int, int] | None = None,
+    ) -> list[Box]:
         """Boxes that cover the volume without overlap, starting at multiples of the network's grid.
 
+        Args:
+            halos: Along each axis; ``halo`` along all if None.
         Raises:
             ConfigError: not even the smallest tile fits into ``max_voxels`` with its halo.
         """
@@ -56,7 +63,8 @@ class Tiling:
         if self.tile is not None:
             counts = [max(1, -(-n // self.tile)) for n in shape]
         else:
-            while self._largest(shape, counts, multiple) > self.max_voxels:
+            halos = halos or (self.halo,) * 3
+            while self._largest(shape, counts, multiple, halos) > self.max_voxels:
                 # An axis whose core is one step of the network's grid cannot be cut further.
                 free = [a for a in range(3) if shape[a] > counts[a] * multiple[a]]
                 if not free:
@@ -68,11 +76,17 @@ class Tiling:
         i, j, k = (_spans(n, c, m) for n, c, m in zip(shape, counts, multiple, strict=True))
         return list(itertools.product(i, j, k))
 
-    def _largest(self, shape: tuple[int, int, int], counts: list[int], multiple: tuple[int, int, int]) -> int:
+    def _largest(
+        self,
+        shape: tuple[int, int, int],
+        counts: list[int],
+        multiple: tuple[int, int, int],
+        halos: tuple[int, int, int],
+    ) -> int:
         """Voxels of the largest tile that the network would be shown."""
         voxels = 1
-        for n, c, m in zip(shape, counts, multiple, strict=True):
-            seen = (_grow(span, self.halo, n, m) for span in _spans(n, c, m))
+        for n, c, m, h in zip(shape, counts, multiple, halos, strict=True):
+            seen = (_grow(span, h, n, m) for span in _spans(n, c, m))
             voxels *= max(-(-(stop - start) // m) * m for start, stop in seen)
         return voxels
 
@@ -111,9 +125,11 @@ class TiledDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         out = torch.empty_like(x)
         shape = (x.shape[2], x.shape[3], x.shape[4])
-        multiple = self.model.multiple
-        for core in self.tiling.cores(shape, multiple):
-            i, j, k = (_grow(c, self.tiling.halo, n, m) for c, n, m in zip(core, shape, multiple, strict=True))
+        multiple, halo = self.model.multiple, self.tiling.halo
+        # Planes that never meet in the network need no neighbours.
+        halos = (halo, halo, 0 if self.model.planar else halo)
+        for core in self.tiling.cores(shape, multiple, halos):
+            i, j, k = (_grow(c, h, n, m) for c, h, n, m in zip(core, halos, shape, multiple, strict=True))
             seen = (i, j, k)
             estimate = self._evaluate(x, sigma, seen, multiple)
             inner = tuple((c0 - s0, c1 - s0) for (c0, c1), (s0, _) in zip(core, seen, strict=True))

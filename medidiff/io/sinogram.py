@@ -31,10 +31,10 @@ FEWEST_VIEWS, FEWEST_DETECTORS = 4, 8
 # Copies of the reconstructed volume that the solver holds at once.
 COPIES = 10
 _TO_MM = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
-# Two ways to find the axis that differ by more than this (bins) are not believed.
-CENTRES_AGREE = 2.0
-# Second differences of white noise have variance 6; a median of moduli is 0.6745 standard deviations.
-_SECOND_DIFFERENCE, _MEDIAN = math.sqrt(6), 0.6745
+# An object whose shadow at the detector's rim is above this share of its darkest reaches beyond.
+BEYOND = 0.02
+# Fourth differences of white noise have variance 70; a median of moduli is 0.6745 standard deviations.
+_FOURTH_DIFFERENCE, _MEDIAN = math.sqrt(70), 0.6745
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,39 +167,48 @@ def line_integrals(counts: Array, flat: Array | None, dark: Array | None, path: 
 def rotation_centre(integrals: Array, angles: Array) -> tuple[float, tuple[str, ...]]:
     """Where the rotation axis meets the detector, bins from its middle, found from the data.
 
-    The centre of mass of a view swings as a cosine around the axis (the first Helgason-Ludwig condition). Where two
-    views half a turn apart are there, one is the mirror image of the other, which is more exact and needs no object
-    that lies within the field of view.
+    The centre of mass of a view swings as a cosine around the axis (the first Helgason-Ludwig condition), if every
+    view sees the whole object. Where that reaches beyond the detector, two views half a turn apart are compared: one
+    is the mirror image of the other.
 
     Args:
         integrals: Shape (views, rows, detectors).
         angles: Radians.
     Source: Helgason (1980), The Radon Transform, theorem 2.10; Natterer (1986), sec. V.6.
     """
-    detectors = integrals.shape[2]
-    profile = integrals.sum(1)
+    profile = integrals.sum(1, dtype=np.float64)
+    detectors = profile.shape[1]
     place = np.arange(detectors) - (detectors - 1) / 2
     mass = profile.sum(1)
     swing = (profile @ place) / np.where(np.abs(mass) > 1e-6, mass, 1.0)
     design = np.stack([np.ones_like(angles), np.cos(angles), np.sin(angles)], axis=1)
     by_mass = float(np.linalg.lstsq(design, swing, rcond=None)[0][0])
+    rim = max(2, detectors // 50)
+    beyond = np.abs(np.concatenate([profile[:, :rim], profile[:, -rim:]], axis=1)).mean() > BEYOND * profile.max()
+    if not beyond:
+        return float(np.clip(by_mass, -detectors / 2, detectors / 2)), ()
     opposite = _opposite_views(angles)
-    if opposite is None or abs(by_mass) > detectors / 4:
-        return by_mass, ()
-    by_mirror = _mirror_centre(profile[opposite[0]], profile[opposite[1]])
-    if abs(by_mirror - by_mass) > CENTRES_AGREE:
+    if opposite is None:
         text = (
-            f"The rotation axis was found at {by_mirror:.1f} bins from the detector's middle by mirrored views and at "
-            f"{by_mass:.1f} by the centre of mass: the object may reach beyond the detector. The first was used."
+            "The object reaches beyond the detector, and no two views are half a turn apart: where the axis lies "
+            f"({by_mass:.1f} bins from the middle) is a guess."
         )
-        return by_mirror, (text,)
-    return by_mirror, ()
+        return float(np.clip(by_mass, -detectors / 2, detectors / 2)), (text,)
+    by_mirror = _mirror_centre(profile[opposite[0]], profile[opposite[1]])
+    text = (
+        f"The object reaches beyond the detector: the rotation axis was found from two mirrored views, {by_mirror:.1f} "
+        "bins from the middle, and values near the rim are too high."
+    )
+    return by_mirror, (text,)
 
 
 def noise_level(integrals: Array) -> float:
-    """Standard deviation of white noise, from second differences along the detector; edges hardly count."""
-    second = integrals[..., 2:] - 2 * integrals[..., 1:-1] + integrals[..., :-2]
-    return float(np.median(np.abs(second)) / _MEDIAN / _SECOND_DIFFERENCE)
+    """Standard deviation of white noise, from fourth differences along the detector.
+
+    Anatomy is smooth from bin to bin where noise is not, and a median does not see its edges.
+    """
+    fourth = np.diff(integrals, 4, axis=-1)
+    return float(np.median(np.abs(fourth)) / _MEDIAN / _FOURTH_DIFFERENCE)
 
 
 def _opposite_views(angles: Array) -> tuple[int, int] | None:
@@ -212,17 +221,18 @@ def _opposite_views(angles: Array) -> tuple[int, int] | None:
 
 
 def _mirror_centre(view: Array, opposite: Array) -> float:
-    """Half the shift between a view and the mirror image of its opposite, to a fraction of a bin."""
-    n = len(view)
-    a, b = view - view.mean(), opposite[::-1] - opposite.mean()
-    size = 2 * n
-    correlation = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
-    peak = int(correlation.argmax())
-    left, top, right = (float(correlation[(peak + step) % size]) for step in (-1, 0, 1))
-    curvature = left - 2 * top + right
-    fraction = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
-    shift = (peak + n) % size - n + fraction
-    return shift / 2
+    """Half the shift that lays the mirror image of the opposite view onto a view, to a tenth of a bin."""
+    n, mirrored = len(view), opposite[::-1]
+    place = np.arange(n, dtype=np.float64)
+
+    def misfit(shift: float) -> float:
+        seen = (place - shift >= 0) & (place - shift <= n - 1)
+        moved = np.interp(place[seen] - shift, place, mirrored)
+        return float(np.square(view[seen] - moved).mean())
+
+    most = n // 2  # half of the detector must be seen from both sides
+    coarse = min(range(-most, most + 1), key=misfit)
+    return min((coarse + step / 10 for step in range(-10, 11)), key=misfit) / 2
 
 
 def _group(file: Any, path: Path) -> Any:

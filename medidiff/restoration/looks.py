@@ -23,8 +23,10 @@ from medidiff.operators.task import Task
 LOOKS = 4
 # How wrong an answer still is, over what was expected to be wrong with its reference: the weight of the data against
 # the network. Measured on the people of the training set.
-TRUST = 0.5
+TRUST = 1.0
 DATA_STEPS = 5
+# The network for planes sees further than that for volumes: its first level is four pixels wide.
+PLANES = Tiling(halo=64)
 
 
 def later_look(task: Task) -> Task:
@@ -40,7 +42,7 @@ def look_again(
     *,
     looks: int = LOOKS,
     trust: float = TRUST,
-    tiling: Tiling | None = None,
+    tiling: Tiling = PLANES,
     on_look: Callable[[], None] | None = None,
 ) -> list[Tensor]:
     """The estimates after each look, each brought back to the data.
@@ -51,6 +53,7 @@ def look_again(
         y: Measurements, shape (b, *operator.out_shape), model units.
         noise_std: Of the noise in ``y``.
         trust: See ``TRUST``.
+        tiling: How large planes are cut.
         on_look: Called after each look.
     Returns:
         One tensor a look, shape (b, 1, i, j, k).
@@ -59,7 +62,7 @@ def look_again(
     condition = condition_from(operator, y, noise_std)
     estimates: list[Tensor] = []
     for _ in range(looks):
-        prior = TiledDenoiser(model, condition, tiling or Tiling())
+        prior = TiledDenoiser(model, condition, tiling)
         x0 = posterior_mean(prior, (len(y), *operator.in_shape), device=y.device)
         damping = (noise_std / (trust * prior.spread)) ** 2
         estimates.append(operator.consistent(x0, y, damping, steps=DATA_STEPS).clamp_min(0))

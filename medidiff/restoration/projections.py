@@ -25,7 +25,7 @@ from medidiff.guidance import Posterior, condition_from, uncertainty
 from medidiff.io.sinogram import Sinogram, SinogramInfo, probe_sinogram, read_sinogram
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.projection import ParallelBeam
-from medidiff.restoration.looks import DATA_STEPS, LOOKS, look_again
+from medidiff.restoration.looks import DATA_STEPS, LOOKS, PLANES, look_again
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.run import Run
 from medidiff.restoration.solve import SAMPLE_FROM, SAMPLE_TO, Settings
@@ -138,7 +138,7 @@ class ProjectionJob:
         count = _Progress(looks + settings.samples * settings.steps, on_progress)
         mean, samples = classical / scale, []
         if looks:
-            mean = look_again(model, operator, y, noise, looks=looks, tiling=settings.tiling, on_look=count)[-1]
+            mean = look_again(model, operator, y, noise, looks=looks, on_look=count)[-1]
             samples = draw(model, operator, y, noise, settings, count)
         misfit = float(Likelihood(operator, y, noise).misfit(mean).max())
         decode = scale / self.pixel
@@ -177,7 +177,7 @@ def draw(
         return out
 
     condition = condition_from(operator, y, noise)
-    prior = TiledDenoiser(model, condition, settings.tiling)
+    prior = TiledDenoiser(model, condition, PLANES)
     posterior = Posterior(prior, Likelihood(operator, y, noise), guidance)
     sigmas = sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, settings.steps)
     return [

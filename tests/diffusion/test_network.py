@@ -24,9 +24,10 @@ def inputs(network: ResidualUNet | MonaiUNet, items: int = 2) -> tuple[torch.Ten
     [
         {"kind": "residual_unet", "channels": [8, 12], "blocks": 1},
         {"kind": "residual_unet", "channels": [8], "blocks": 2, "split": [2, 2, 4]},
+        {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "split": [4, 4, 1], "planar": True},
         {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4},
     ],
-    ids=["residual", "packets", "monai"],
+    ids=["residual", "packets", "planar", "monai"],
 )
 def test_a_network_keeps_the_images_shape_and_reads_its_embedding(options: dict[str, object]) -> None:
     network = build_network(**options).eval()  # type: ignore[arg-type]
@@ -84,3 +85,16 @@ def test_an_unknown_network_is_refused() -> None:
 def test_groups_that_would_normalise_the_noise_level_away_are_refused() -> None:
     with pytest.raises(ConfigError, match="groups"):
         MonaiUNet([16, 32], groups=16)
+
+
+def test_planes_never_meet_in_a_planar_network() -> None:
+    network = ResidualUNet((6, 8), 1, split=(4, 4, 1), planar=True).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(2))
+    assert network.multiple == (8, 8, 1)
+    x, side, embedding = torch.randn(1, 1, 16, 8, 5), torch.randn(1, 2, 16, 8, 5), torch.randn(1, 9)
+    with torch.no_grad():
+        together = network(x, side, embedding)
+        alone = network(x[..., 2:3], side[..., 2:3], embedding)
+    torch.testing.assert_close(together[..., 2:3], alone, rtol=1e-4, atol=1e-5)
+    assert (together[..., 2:3] - together[..., 3:4]).abs().max() > 1e-2

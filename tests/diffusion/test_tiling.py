@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from medidiff.data.intensity import IntensityCodec
 from medidiff.diffusion.checkpoint import load_model
 from medidiff.diffusion.denoiser import BLIND_RATIO, Condition, Preconditioned
+from medidiff.diffusion.network import ResidualUNet
 from medidiff.diffusion.path import sigma_schedule
 from medidiff.diffusion.sampler import multistep, sample
-from medidiff.diffusion.tiling import TiledDenoiser, Tiling
+from medidiff.diffusion.tiling import HALO, TiledDenoiser, Tiling
 from medidiff.errors import ConfigError
 from medidiff.guidance import condition_from
 from medidiff.metrics import seam_index
 from medidiff.models import FOLDER
 from medidiff.operators import SliceOperator, SliceProfile
+from medidiff.restoration.looks import PLANES
 from medidiff.rng import generators
 from medidiff.volume import Volume
 from tests.diffusion.networks import Watched, Zero, random_unet, smooth_condition
@@ -154,7 +156,7 @@ def test_the_tiled_denoiser_has_the_range_of_the_plain_one(model: Preconditioned
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
-def test_the_default_halo_is_wide_enough_for_a_shipped_network(path: Path, mni: Volume) -> None:
+def test_the_halo_is_wide_enough_for_a_shipped_network(path: Path, mni: Volume) -> None:
     """Its receptive radius is wider, but what it sees beyond the halo hardly counts: far below a scan's own noise."""
     model, _ = load_model(path)
     head = IntensityCodec.fit(mni.data).encode(mni.data[0, 78:110, 5:213, 78:110])
@@ -163,7 +165,8 @@ def test_the_default_halo_is_wide_enough_for_a_shipped_network(path: Path, mni: 
     condition = condition_from(operator, operator.forward(truth))
     sigma = model.given(condition).sigma_max * torch.ones(1)
     whole, cut = (
-        TiledDenoiser(model, condition, tiling)(torch.zeros_like(truth), sigma) for tiling in (WHOLE, Tiling(tile=72))
+        TiledDenoiser(model, condition, tiling)(torch.zeros_like(truth), sigma)
+        for tiling in (WHOLE, Tiling(tile=72, halo=PLANES.halo if model.planar else HALO))
     )
     assert float((cut - whole).abs().max()) < 1e-4
     assert float((cut - whole).square().mean().sqrt()) < 3e-6
@@ -171,3 +174,21 @@ def test_the_default_halo_is_wide_enough_for_a_shipped_network(path: Path, mni: 
     seam, unavoidable = (seam_index(residual, {1: [72, 144]}) for residual in residuals)
     assert seam == pytest.approx(unavoidable, abs=1e-3)
     assert seam == pytest.approx(1, abs=0.2)
+
+
+def test_a_planar_network_is_cut_between_planes_without_a_halo() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = ResidualUNet((6, 6), 1, split=(4, 4, 1), planar=True)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    watched = Watched(network.eval().requires_grad_(False))
+    watched.planar = True  # type: ignore[assignment]
+    reference = torch.randn(1, 1, 16, 16, 9)
+    condition = Condition(reference, torch.ones_like(reference), torch.zeros(1, 8), torch.ones(1))
+    model, x, sigma = Preconditioned(watched), torch.zeros_like(reference), torch.ones(1)
+    whole = TiledDenoiser(model, condition, WHOLE)(x, sigma)
+    watched.largest = 0
+    cut = TiledDenoiser(model, condition, Tiling(halo=64, max_voxels=16 * 16 * 3))(x, sigma)
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)
+    assert watched.largest == 16 * 16 * 3
