@@ -128,7 +128,7 @@ def _beside(one: Region, other: Region) -> bool:
 def _extended(box: Region, mask: Array) -> Region:
     """With the columns beside it in which more of its value comes, up to two heights away on each side."""
     row0, row1, column0, column1 = box
-    inked = mask[row0 + 1 : row1 - 1].any(axis=0)
+    inked: Array = np.asarray(mask[row0 + 1 : row1 - 1].any(axis=0))
     reach = row1 - row0
     for _ in range(2):
         left = np.flatnonzero(inked[max(0, column0 - reach) : column0])
@@ -187,7 +187,7 @@ def _is_thin(part: Array) -> bool:
     from scipy import ndimage
 
     thick = float(ndimage.distance_transform_edt(np.pad(part, 1)).max())
-    return thick <= max(1.5, _STROKE * part.shape[0])
+    return bool(thick <= max(1.5, _STROKE * part.shape[0]))
 
 
 def _ends_sharply(grey: Array, mask: Array, place: tuple[slice, slice], part: Array, value: float, span: float) -> bool:

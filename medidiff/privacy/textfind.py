@@ -53,6 +53,16 @@ class Found:
 def find_text(
     views: list[Array], kind: Kind, names: frozenset[str], *, confirm: bool, read_small: bool, first: bool
 ) -> Found:
+    """Look once for text in one frame.
+
+    Args:
+        views: Grey pictures of the frame.
+        kind: How suspicious it is.
+        names: Lower-case names of the file's persons.
+        confirm: Read even if nothing looks like text.
+        read_small: Read small pictures in any case.
+        first: Whether to read sideways, too: once is enough.
+    """
     lines = distinct([line for view in views for line in _lines_in(view)])
     upright = [line for view in views for line in _lines_in(np.rot90(view)) if _is_text(line)]
     lines += [turned_back(line, views[0].shape) for line in upright]
@@ -62,7 +72,7 @@ def find_text(
         return Found([], sure)
     if not (lines or kind.risky or small or confirm):
         return Found([], [])
-    words = [word for picture in pictures_of(views, kind) for word in ocr.read_words(picture)]
+    words = [word for picture in pictures_of(views, equalised=kind.risky) for word in ocr.read_words(picture)]
     if kind.risky and first:
         for turns in (1, 3):
             words += [

@@ -36,15 +36,15 @@ def views_of(frame: Array, source: Dataset) -> list[Array]:
     return [*indices, brightest] if np.array_equal(brightest, darkest) else [*indices, brightest, darkest]
 
 
-def pictures_of(views: list[Array], kind: Kind) -> list[Array]:
-    """Pictures for OCR: the whole range, the usual window, and for suspicious kinds all contrasts equalised."""
+def pictures_of(views: list[Array], *, equalised: bool) -> list[Array]:
+    """Pictures for OCR: the whole range, the usual window, and if wanted all contrasts equalised."""
     pictures = []
     for view in views:
         whole, usual = stretched(view), stretched(view, 0.5, 99.5)
         pictures.append(whole)
         if np.abs(whole.astype(int) - usual).mean() > 4:
             pictures.append(usual)
-        if kind.risky:
+        if equalised:
             ranks = np.searchsorted(np.unique(view), view)
             pictures.append((ranks * (255.0 / max(1, int(ranks.max())))).astype(np.uint8))
     return pictures
