@@ -16,13 +16,22 @@ from medidiff.ingestion.quality import QualityGate, outliers
 from medidiff.ingestion.spool import Spool
 from medidiff.ingestion.state import STATE, DatasetState
 from medidiff.io.atomic import atomic_file, atomic_write_bytes, atomic_write_text
-from medidiff.report.contact import Thumbnail, contact_sheets
+from medidiff.report.contact import PER_SHEET, Thumbnail, contact_sheets
 from medidiff.report.html import Facts, Page, Paragraph, Picture, Section, Status, Table, Verdict, write_html
 
 FILES = "files.jsonl"
 REPORT = "report"
 # A page with more rows than this is no page; the rest is in the JSON lines beside it.
 _MOST_ROWS = 400
+_MOST_SHEETS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sheets:
+    """Contact sheets: the first few, for the page, and how many lie beside it."""
+
+    shown: list[bytes]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +122,31 @@ def _write_scans(dataset: Path, records: list[ManifestRecord]) -> None:
         atomic_write_text(folder / f"sub-{subject}_ses-{session}_scans.tsv", scans_table(rows))
 
 
-def _write_sheets(dataset: Path, records: list[ManifestRecord]) -> list[bytes]:
-    thumbnails = []
-    for record in records:
-        shape = " x ".join(str(n) for n in record.shape)
-        spacing = " x ".join(f"{s:.3g}" for s in record.spacing)
-        note = "; ".join(record.reasons) if record.reasons else f"{shape}, {spacing} mm, {record.split}"
-        png = (dataset / STATE / "thumbs" / f"{record.id}.png").read_bytes()
-        thumbnails.append(Thumbnail(png, f"{record.suffix}  {record.subject}  {record.id}", note, bool(record.reasons)))
-    sheets = list(contact_sheets(thumbnails))
-    for number, sheet in enumerate(sheets, 1):
-        atomic_write_bytes(dataset / REPORT / f"contact-{number:03d}.png", sheet)
+def _write_sheets(dataset: Path, records: list[ManifestRecord]) -> Sheets:
+    """Contact sheets, one in memory at a time."""
+    shown: list[bytes] = []
+    count = 0
+    for start in range(0, len(records), PER_SHEET):
+        thumbnails = [_thumbnail(dataset, record) for record in records[start : start + PER_SHEET]]
+        for sheet in contact_sheets(thumbnails):
+            count += 1
+            atomic_write_bytes(dataset / REPORT / f"contact-{count:03d}.png", sheet)
+            shown += [sheet] if count <= _MOST_SHEETS else []
     for stale in (dataset / REPORT).glob("contact-*.png"):
-        if int(stale.stem.removeprefix("contact-")) > len(sheets):
+        if int(stale.stem.removeprefix("contact-")) > count:
             stale.unlink()
-    return sheets
+    return Sheets(shown, count)
 
 
-def _page(name: str, records: list[ManifestRecord], spool: Spool, sheets: list[bytes]) -> Page:
+def _thumbnail(dataset: Path, record: ManifestRecord) -> Thumbnail:
+    shape = " x ".join(str(n) for n in record.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in record.spacing)
+    note = "; ".join(record.reasons) if record.reasons else f"{shape}, {spacing} mm, {record.split}"
+    png = (dataset / STATE / "thumbs" / f"{record.id}.png").read_bytes()
+    return Thumbnail(png, f"{record.suffix}  {record.subject}  {record.id}", note, bool(record.reasons))
+
+
+def _page(name: str, records: list[ManifestRecord], spool: Spool, sheets: Sheets) -> Page:
     outcomes: Counter[tuple[str, str]] = Counter()
     example: dict[tuple[str, str], str] = {}
     attention: list[FileLine] = []
@@ -164,14 +180,15 @@ def _page(name: str, records: list[ManifestRecord], spool: Spool, sheets: list[b
         more = f" The first {_MOST_ROWS} of {bad}; all are in {FILES}." if bad > len(attention) else ""
         caption = f"Files that were meant to be scans and are in no volume.{more}"
         sections.append(Section("To be looked at", [Table(["file", "reason", "what was found"], rows, caption)]))
-    if sheets:
+    if sheets.count:
         pictures = [
             Picture(
                 sheet, f"Sheet {number}: axial, coronal, sagittal; a frame marks what is not usable", "contact sheet"
             )
-            for number, sheet in enumerate(sheets[:3], 1)
+            for number, sheet in enumerate(sheets.shown, 1)
         ]
-        more_sheets = [Paragraph(f"{len(sheets) - 3} more sheets lie beside this page.")] if len(sheets) > 3 else []
+        left = sheets.count - len(sheets.shown)
+        more_sheets = [Paragraph(f"{left} more sheets lie beside this page.")] if left else []
         sections.append(Section("Contact sheet", [*pictures, *more_sheets]))
     footer = (f"medidiff {__version__}", "Research software: not a medical device.")
     return Page(name, sections, "What was ingested, and what became of it", footer)
