@@ -1,6 +1,7 @@
-"""ASTRA's strip projector for ``ParallelBeam``, where the toolbox is installed (``medidiff[astra]``).
+"""ASTRA's strip projector for ``ParallelBeam``, where the toolbox is installed (``pip install astra-toolbox``).
 
-The same weights as ours, in single precision, on the CPU; plane by plane, and without a matrix in memory.
+The same weights as ours, in single precision, on the CPU; plane by plane, and without a matrix in memory. It is under
+GPL-3 and brings CUDA libraries along, so it is nobody's default.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class AstraStrips:
         try:
             import astra  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ImportError as error:
-            raise ConfigError(f"ASTRA cannot be used ({error}): pip install 'medidiff[astra]'") from error
+            raise ConfigError(f"ASTRA cannot be used ({error}): pip install astra-toolbox") from error
         geometry = astra.create_proj_geom("parallel", pitch, detectors, np.asarray(angles))
         # ASTRA shifts the detector, we say where on it the axis lies; its rows count downwards, along our j.
         geometry = astra.geom_postalignment(geometry, -centre)

@@ -72,7 +72,7 @@ def test_it_agrees_with_scikit_image() -> None:
 
 @pytest.mark.parametrize("count", [7, 31])
 def test_astra_gives_the_same_numbers(count: int) -> None:
-    pytest.importorskip("astra", exc_type=ImportError, reason="medidiff[astra] is not installed")
+    pytest.importorskip("astra", exc_type=ImportError, reason="astra-toolbox is not installed")
     given = {"in_shape": (1, 24, 31, 2), "angles": views(count, 180, 11), "pitch": 1.3, "centre": 0.75}
     ours, theirs = ParallelBeam(**given), pickle.loads(pickle.dumps(ParallelBeam(**given, backend="astra")))
     x, v = torch.rand(2, 1, 24, 31, 2), torch.rand(2, *ours.out_shape)
