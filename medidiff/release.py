@@ -8,11 +8,12 @@ The folder appears whole or not at all, and the same set gives the same bytes.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ Format = Literal["bids", "nnunet", "dicom", "croissant"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet", "dicom", "croissant")
 OnProgress = Callable[[int, int, str], None]
 
+# A terminal holds no more; the page has all.
+_MOST_LINES = 100
 _STAGING = re.compile(r"^\..+\.medidiff-release-[0-9a-f]{16}$")
 
 
@@ -122,7 +125,7 @@ def release(
         write_sums(staging)
         faults = release_faults(staging)
         if faults:  # a defect of ours, and better found here than by whoever gets the data
-            raise GateRefused("the release is not as it must be:\n" + "\n".join(f"  - {fault}" for fault in faults))
+            raise GateRefused(_listed("the release is not as it must be:", faults))
         names = files_below(staging)
         size = sum((staging / name).stat().st_size for name in names)
     tell(steps, steps, "released")
@@ -141,14 +144,21 @@ def check(folder: str | os.PathLike[str]) -> int:
     where = Path(folder)
     faults = release_faults(where)
     if faults:
-        raise GateRefused(f"{where} is not what was released:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        raise GateRefused(_listed(f"{where} is not what was released:", faults))
     return len(files_below(where))
 
 
 def refusal(judgement: Judgement) -> str:
-    """All reasons, a line each."""
-    lines = [f"refused, {len(judgement.reasons)} reasons:"] if len(judgement.reasons) != 1 else ["refused:"]
-    return "\n".join([*lines, *(f"  - {reason}" for reason in judgement.reasons)])
+    """The reasons, a line each."""
+    count = len(judgement.reasons)
+    return _listed("refused:" if count == 1 else f"refused, {count} reasons:", judgement.reasons)
+
+
+def _listed(title: str, reasons: Sequence[str]) -> str:
+    """A line each; the name of a file, which is in some, can forge none."""
+    shown = [json.dumps(text, ensure_ascii=False)[1:-1] if "\n" in text else text for text in reasons[:_MOST_LINES]]
+    more = [f"and {len(reasons) - _MOST_LINES} more"] if len(reasons) > _MOST_LINES else []
+    return "\n".join([title, *(f"  - {text}" for text in (*shown, *more))])
 
 
 def _check_formats(synthetic: SyntheticSet, formats: tuple[Format, ...]) -> None:

@@ -245,6 +245,21 @@ def test_a_release_with_a_file_more_or_less_is_found(released: Path, tmp_path: P
         check(tmp_path)
 
 
+def test_a_name_cannot_forge_a_line_and_a_thousand_reasons_are_not_printed(releasable: Path, tmp_path: Path) -> None:
+    (releasable / "x\nmedidiff: all is well").write_bytes(b"")
+    for number in range(150):
+        (releasable / f"y{number}").write_bytes(b"")
+    with pytest.raises(GateRefused) as refused:
+        release(releasable, tmp_path / "out", LIGHT, report=tmp_path / "page.html")
+    first, *lines = str(refused.value).split("\n")
+    assert first == "refused, 151 reasons:"
+    assert lines[-1] == "  - and 51 more"
+    assert len(lines) == 101
+    assert all(line.startswith("  - ") for line in lines)
+    assert r"  - x\nmedidiff: all is well: not part of the set" in lines
+    assert "y149: not part of the set" in (tmp_path / "page.html").read_text()
+
+
 def test_killed_at_any_step_nothing_or_all_is_there(pristine: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     deaths = 0
@@ -265,6 +280,19 @@ def test_killed_at_any_step_nothing_or_all_is_there(pristine: Path, tmp_path: Pa
         assert all(path.name.startswith(".out.medidiff-release-") for path in tmp_path.iterdir())
     assert deaths == 5
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "what killed runs left is gone"
+    check(target)
+
+
+def test_killed_in_the_moment_in_which_it_appears_it_is_whole(pristine: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    child = os.fork()
+    if child == 0:
+        # Called before the interpreter opens, lists, makes or renames anything: the first call after it appeared kills.
+        sys.addaudithook(lambda event, arguments: target.exists() and os.kill(os.getpid(), 9))
+        release(pristine, target, LIGHT)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
     check(target)
 
 

@@ -111,6 +111,7 @@ def _common(synthetic: SyntheticSet, item: Item) -> Dataset:
 
     dataset = New()
     mr = item.modality is Modality.MR
+    dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID = _MR_STORAGE if mr else _CT_STORAGE
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"] if mr else ["DERIVED", "SECONDARY", "AXIAL"]
     _add_patient_and_study(dataset, synthetic, item)
@@ -158,9 +159,9 @@ def _add_patient_and_study(dataset: Dataset, synthetic: SyntheticSet, item: Item
 
 def _add_equipment(dataset: Dataset, synthetic: SyntheticSet) -> None:
     dataset.Manufacturer = MANUFACTURER
-    dataset.ManufacturerModelName = synthetic.record.generator.name[:64]
+    dataset.ManufacturerModelName = _long_string(synthetic.record.generator.name)
     dataset.DeviceSerialNumber = synthetic.record.generator.sha256
-    dataset.SoftwareVersions = synthetic.record.code_version[:64]
+    dataset.SoftwareVersions = _long_string(synthetic.record.code_version)
 
 
 def _mark(dataset: Dataset, synthetic: SyntheticSet) -> None:
@@ -232,8 +233,8 @@ def _segmentation(synthetic: SyntheticSet, item: Item, label: Volume, slices: li
         sop_instance_uid=uid(synthetic, item.id, "segmentation"),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=synthetic.record.generator.name[:64],
-        software_versions=synthetic.record.code_version[:64],
+        manufacturer_model_name=_long_string(synthetic.record.generator.name),
+        software_versions=_long_string(synthetic.record.code_version),
         device_serial_number=synthetic.record.generator.sha256,
         content_label="SYNTHETIC",
         content_description="Synthetic label map",
@@ -250,9 +251,9 @@ def _segment(synthetic: SyntheticSet, entry: LabelClass, number: int) -> Any:
     from pydicom.sr.codedict import codes
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=synthetic.record.generator.name[:64],
+        name=_long_string(synthetic.record.generator.name),
         family=cast(Any, codes).DCM.ArtificialIntelligence,
-        version=synthetic.record.code_version[:64],
+        version=_long_string(synthetic.record.code_version),
     )
     return highdicom.seg.SegmentDescription(
         segment_number=number,
@@ -302,6 +303,11 @@ def _coded(code: Code) -> Any:
 def _moment(synthetic: SyntheticSet) -> tuple[str, str]:
     """Date and time as DICOM writes them, UTC."""
     return synthetic.record.created.strftime("%Y%m%d"), synthetic.record.created.strftime("%H%M%S")
+
+
+def _long_string(text: str) -> str:
+    """Text as the value representation LO takes it: nothing that parts values, and 64 bytes, as some readers count."""
+    return text.replace("\\", "/").encode()[:64].decode("utf-8", "ignore")
 
 
 def _direction(lps: NDArray[np.float64], axis: int) -> list[str]:

@@ -29,6 +29,9 @@ ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]
 Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,31}$")]
 
+# What tables and readers in other languages can hold.
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+
 
 def _to_the_second(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=0)
@@ -118,7 +121,7 @@ class Item(Config):
 
     synthetic: Literal[True] = True
     id: ItemId
-    seed: int = Field(ge=0)
+    seed: Seed
     model_sha256: Digest
     condition: dict[Word, Word | int | float | bool | None] = Field(default_factory=dict)
     metadata: Metadata = Metadata()
@@ -228,7 +231,7 @@ class SetPlan(Config):
     created: Moment
     code_version: Line
     config_sha256: Digest
-    seed: int = Field(ge=0)
+    seed: Seed
     generator: Generator
     sources: tuple[Source, ...] = Field(min_length=1)
     training_split_sha256: Digest
@@ -252,6 +255,8 @@ class SetPlan(Config):
     def _labels_differ(cls, labels: tuple[LabelClass, ...]) -> tuple[LabelClass, ...]:
         if len({label.value for label in labels}) < len(labels) or len({label.name for label in labels}) < len(labels):
             raise ValueError("two label classes have the same value or name")
+        if any(label.name.lower() == "background" for label in labels):
+            raise ValueError("background is the name of value 0, and needs no class")
         return tuple(sorted(labels, key=lambda label: label.value))
 
 

@@ -152,7 +152,7 @@ class _Report(Config):
             worse = [metric for metric in figures if metric.outcome is outcome]
             told += [f"{metric.name}: {outcome.value} ({metric.limit or 'no limit stated'})" for metric in worse]
             verdict = outcome if worse else verdict
-        return cls(verdict=verdict, reasons=tuple(told), metrics=figures, **rest)
+        return cls(verdict=verdict, reasons=tuple(reason[:400] for reason in told), metrics=figures, **rest)
 
 
 class QualityReport(_Report):

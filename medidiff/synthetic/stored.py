@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from medidiff.errors import GeometryError, InputError, MedidiffError
-from medidiff.io import probe, read_volume
+from medidiff.errors import GeometryError, InputError
+from medidiff.io import read_volume
 from medidiff.synthetic.marks import nifti_is_marked
 from medidiff.synthetic.records import FileRecord, Item, SetRecord, sidecar_path
 from medidiff.volume import Modality, Volume
@@ -132,22 +132,21 @@ class SyntheticSet:
             if not nifti_is_marked(_read(self.folder / file.path, limit=1 << 16, whole=False)):
                 found.append(f"{file.path}: its header is not marked as synthetic")
             self.read(file)
-            geometry = probe(self.folder / file.path).geometry
-            if geometry.distance(item.grid.geometry) > _SAME_PLACE_MM:
+            volume = read_volume(self.folder / file.path)
+            if volume.geometry.distance(item.grid.geometry) > _SAME_PLACE_MM:
                 found.append(f"{file.path}: lies on another grid than its record says")
             if file is item.label:
-                found += self._faults_of_label(item)
+                found += self._faults_of_label(file.path, volume)
         except (InputError, GeometryError) as error:
-            found.append(_told(error, file.path))
+            text = str(error).replace(f"{self.folder}/", "").removeprefix(f"{Path(file.path).name}: ")
+            found.append(text if text.startswith(file.path) else f"{file.path}: {text}")
         return found
 
-    def _faults_of_label(self, item: Item) -> list[str]:
-        label = self.label(item)
+    def _faults_of_label(self, path: str, label: Volume) -> list[str]:
         known = {0, *(entry.value for entry in self.record.labels)}
-        values = set() if label is None else {float(value) for value in np.unique(label.data)}
-        strange = sorted(values - known)
+        strange = sorted({float(value) for value in np.unique(label.data)} - known)
         text = ", ".join(f"{value:g}" for value in strange[:5])
-        return [f"labels/{item.id}.nii.gz: values without a label class: {text}"] if strange else []
+        return [f"{path}: values without a label class: {text}"] if strange else []
 
 
 def read_set_record(folder: Path) -> bytes:
@@ -206,12 +205,6 @@ def _files_below(folder: Path) -> Iterator[str]:
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         for name in (*files, *links):
             yield (Path(parent) / name).relative_to(folder).as_posix()
-
-
-def _told(error: MedidiffError, path: str) -> str:
-    """The message of an error with the file's name once, and no folder."""
-    text = str(error)
-    return text if text.startswith(path) else f"{path}: {text.split(': ', 1)[-1]}"
 
 
 def load_json(content: bytes) -> object:

@@ -231,6 +231,8 @@ def _whole_numbers(image: Volume) -> tuple[Volume, Intensity]:
     """The image as it is stored, and how its values came from the given ones."""
     if image.modality not in _LIMITS or image.data.shape[0] != 1:
         raise InputError(f"a synthetic image is MR or CT with one channel, got {image.modality} {image.data.shape}")
+    if min(image.data.shape[1:]) < 2:
+        raise InputError(f"a volume has two voxels or more along each axis, got {image.data.shape[1:]}")
     data = np.asarray(image.data, dtype=np.float64)
     if not np.isfinite(data).all():
         raise InputError("a synthetic image has values that are not finite; the generator is broken")

@@ -207,6 +207,23 @@ def complaints(program: str, path: Path) -> list[str]:
     ]
 
 
+def test_names_beyond_ascii_are_written_as_they_are(tmp_path: Path, mni: Volume) -> None:
+    ((image, label),) = crops(mni, 1)
+    flat = image.geometry.cropped((0, 0, 0), (12, 10, 2))
+    generator = PLAN.generator.model_copy(update={"name": "modèle\\№ 7 " + "x" * 80})
+    writer = SyntheticSetWriter(tmp_path / "set", PLAN.model_copy(update={"generator": generator}))
+    image, label = Volume(image.data[..., :2], flat), Volume(label.data[..., :2], flat, Modality.LABEL)
+    writer.add("a", 0, image, label, suffix="T1w")
+    synthetic = writer.finish()
+    write_dicom(synthetic, tmp_path / "dicom")
+    for path in (tmp_path / "dicom" / "a" / "image" / "0001.dcm", tmp_path / "dicom" / "a" / "segmentation.dcm"):
+        dataset = pydicom.dcmread(path)
+        assert dataset.ManufacturerModelName == "modèle/№ 7 " + "x" * 50
+        assert is_marked(dataset)
+        if shutil.which("dciodvfy"):
+            assert complaints("dciodvfy", path) == []
+
+
 def test_a_sheared_grid_is_refused(tmp_path: Path, mni: Volume) -> None:
     affine = np.eye(4)
     affine[0, 2] = 0.2

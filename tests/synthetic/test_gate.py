@@ -153,6 +153,18 @@ def outside(folder: Path) -> None:
     write_lines(folder, lines)
 
 
+def cut_voxels(folder: Path) -> None:
+    path = folder / "images" / "s003.nii.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:400], mtime=0))
+    rehash(folder, "s003", path)
+
+
+def no_volume(folder: Path) -> None:
+    path = folder / "labels" / "s003.nii.gz"
+    path.write_bytes(b"a letter")
+    rehash(folder, "s003", path)
+
+
 FAULTS: dict[str, tuple[Fault, str]] = {
     "no quality report": (
         lambda f: (f / "quality.json").unlink(),
@@ -218,6 +230,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "a hidden file": (lambda f: (f / ".DS_Store").write_bytes(b"x"), ".DS_Store: not part of the set"),
     "a link": (lambda f: (f / "labels" / "more").symlink_to("/"), "labels/more: not part of the set"),
     "header mark stripped": (strip_header, "images/s003.nii.gz: its header is not marked as synthetic"),
+    "voxels cut off": (cut_voxels, "images/s003.nii.gz"),
+    "a label map that is none": (no_volume, "labels/s003.nii.gz"),
     "item mark stripped": (unmark_item, "synthetic.jsonl:3: synthetic: Input should be True"),
     "set mark stripped": (unmark_set, "set.json: synthetic: Input should be True"),
     "other grid": (move_grid, "images/s002.nii.gz: lies on another grid"),

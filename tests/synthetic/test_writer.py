@@ -119,6 +119,8 @@ def test_what_is_no_image_is_refused(tmp_path: Path, mni: Volume) -> None:
     def put(changed: Volume = image, labels: Volume | None = label, name: str = "a", suffix: str = "T1w") -> None:
         writer.add(name, 0, changed, labels, suffix=suffix)
 
+    with pytest.raises(InputError, match="two voxels or more"):
+        put(Volume(image.data[..., :1], image.geometry.cropped((0, 0, 0), (12, 10, 1))))
     broken = image.data.copy()
     broken[0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="not finite"):
@@ -156,9 +158,9 @@ def test_mr_is_stored_as_whole_numbers_from_which_the_values_come_back(data: np.
 
 
 def test_ct_is_stored_in_whole_hounsfield_units() -> None:
-    data = np.array([-1024.4, -1000.6, 40.5, 3071.2, 99999.0, 0.0]).reshape(1, 1, 2, 3)
-    stored, intensity = _whole_numbers(Volume(data, Geometry(np.eye(4), (1, 2, 3)), Modality.CT))
-    assert stored.data.ravel().tolist() == [-1024, -1001, 40, 3071, 32767, 0]
+    data = np.array([-1024.4, -1000.6, 40.5, 3071.2, 99999.0, 0.0, 0.4, -0.6]).reshape(1, 2, 2, 2)
+    stored, intensity = _whole_numbers(Volume(data, Geometry(np.eye(4), (2, 2, 2)), Modality.CT))
+    assert stored.data.ravel().tolist() == [-1024, -1001, 40, 3071, 32767, 0, 0, -1]
     assert (intensity.slope, intensity.intercept) == (1, 0)
 
 
