@@ -73,13 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, calibration = load_model(path)[0], load_calibration(args.calibration or beside_model(path))
     if calibration.model_sha256 != file_hash(path) or calibration.samples:
         raise SystemExit("the calibration was made for other weights, or for samples: give the one of this model")
+    tried = [(stratum.profile, stratum.factor) for stratum in calibration.strata]
+    profiles = dict.fromkeys(profile for profile, _ in tried)
+    operators = (
+        tried if args.factors is None else [(profile, factor) for profile in profiles for factor in args.factors]
+    )
     rows = Rows(args.out / "coverage.csv", COLUMNS, KEY, resume=False)
     kept: list[Kept] = []
     for group in (g for g in GROUPS if g.name in args.people):
         paths = sorted(args.data.glob(group.files))[-(group.last or 1) :][: args.limit]
         for number, scan in enumerate(paths):
-            for stratum in calibration.strata:
-                where = (group, number, scan, stratum.profile, stratum.factor)
+            for profile, factor in operators:
+                where = (group, number, scan, profile, factor)
                 row, own = _score(model, calibration, *where)
                 rows.add(row)
                 kept.append(own)
@@ -138,6 +143,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="brain-t1", help="name or file of the model")
     parser.add_argument("--calibration", type=Path, help="calibration (default: beside the model)")
     parser.add_argument("--people", nargs="+", choices=[g.name for g in GROUPS], default=[g.name for g in GROUPS])
+    parser.add_argument("--factors", nargs="+", type=float, help="slice distances (default: those of the calibration)")
     parser.add_argument("--limit", type=int, help="only so many people of each group")
     parser.add_argument("--docs", type=Path, help="also put table, figure and rows beside this page")
     return parser.parse_args(arguments)
