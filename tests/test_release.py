@@ -288,7 +288,7 @@ def test_killed_in_the_moment_in_which_it_appears_it_is_whole(pristine: Path, tm
     child = os.fork()
     if child == 0:
         # Called before the interpreter opens, lists, makes or renames anything: the first call after it appeared kills.
-        sys.addaudithook(lambda event, arguments: target.exists() and os.kill(os.getpid(), 9))
+        sys.addaudithook(lambda event, _: event != "os.kill" and target.exists() and os.kill(os.getpid(), 9))
         release(pristine, target, LIGHT)
         os._exit(0)
     _, status = os.waitpid(child, 0)
