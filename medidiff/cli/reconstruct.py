@@ -40,6 +40,12 @@ def reconstruct(
     operator: Annotated[
         Path | None, typer.Option(help="Undo what this file says was done to the scan (YAML, see configs/).")
     ] = None,
+    motion: Annotated[
+        bool, typer.Option("--motion", help="Find out how the head moved between slices, and undo it.")
+    ] = False,
+    shots: Annotated[
+        int, typer.Option(min=0, help="With --motion: slices were taken in so many interleaved shots (0: one by one).")
+    ] = 0,
     inpaint: Annotated[
         Path | None, typer.Option(help="Fill the voxels that are 1 in this mask, on the scan's own grid, instead.")
     ] = None,
@@ -87,6 +93,8 @@ def reconstruct(
         thickness=thickness,
         profile=profile,
         operator=operator,
+        motion=motion,
+        shots=shots,
         samples=samples,
         steps=steps,
         seed=seed,

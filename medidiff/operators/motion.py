@@ -16,15 +16,13 @@ from medidiff.errors import GeometryError
 from medidiff.geometry import Geometry
 from medidiff.operators.base import LinearOperator
 from medidiff.operators.slices import FWHM_TO_STD, GAUSSIAN_CUTOFF_STD, SliceProfile, slice_task, slice_weights
-from medidiff.operators.smooth import smooth_least_squares
+from medidiff.operators.smooth import smooth_least_squares, spanned
 from medidiff.operators.task import Task
 
 Array = NDArray[Any]
 
 # Slices are worked off in groups of about so many sampling points; each point takes three numbers of memory.
 CHUNK_POINTS = 1 << 21
-# Total weight from which on a voxel counts as seen by a slice.
-SEEN = 0.05
 
 
 class MovedSlices(LinearOperator):
@@ -94,10 +92,7 @@ class MovedSlices(LinearOperator):
     def reference(self, y: Tensor) -> Tensor:
         """The smoothest image that agrees with the slices, each where it was taken, shape (b, *in_shape)."""
         self._check(y, self.out_shape, "measurement")
-        ones = self._adjoint(torch.ones_like(y))
-        # Where slices were, their mean; what none of them saw is filled in by smoothness.
-        start = self._adjoint(y) / ones.clamp_min(SEEN)
-        return smooth_least_squares(self, y, start)
+        return smooth_least_squares(self, y, spanned(self, y))
 
     def known(self, y: Tensor) -> Tensor:
         """How much of its share in the slices each voxel has, at most 1, shape (b, *in_shape)."""

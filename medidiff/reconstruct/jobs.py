@@ -33,6 +33,8 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     info = probe(sources[0])  # what is no scan is told before torch is loaded
     from medidiff.restoration.job import Scan, SliceJob
 
+    if options.motion:
+        return _stacks(sources, options)
     scan = Scan(sources[0], info)
     if options.repairs:
         return _repair(scan, options)
@@ -80,7 +82,7 @@ def _kspace(source: Path, options: ReconstructOptions) -> Job:
 
 
 def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:
-    """Several stacks of one head, to be joined.
+    """Stacks of one head, to be joined, or one during which it moved.
 
     Raises:
         ConfigError: options that are for one scan.
@@ -96,7 +98,13 @@ def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     from medidiff.restoration.stacks import StacksJob
 
     scans = [Scan(source, info) for source, info in zip(sources, infos, strict=True)]
-    return StacksJob.of(scans, spacing=options.spacing, thickness=options.thickness, profile=_profile(options))
+    return StacksJob.of(
+        scans,
+        spacing=options.spacing,
+        thickness=options.thickness,
+        profile=_profile(options),
+        shots=options.shots if options.motion else None,
+    )
 
 
 def _profile(options: ReconstructOptions) -> Profile | MeasuredProfile:

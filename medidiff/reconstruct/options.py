@@ -27,6 +27,8 @@ class ReconstructOptions:
         thickness: Slice thickness, mm; by default what the header says, else slices touch.
         profile: Form of the slice profile, ``"box"``, ``"gaussian"``, or a CSV file of offsets in mm and weights.
         operator: A file that says what was done to the scan (``kind: operator``); everything else is then in there.
+        motion: Find out how the head moved between slices, and undo it.
+        shots: Slices were taken in so many interleaved shots, each of a head at rest; 0 for each slice by itself.
         samples: Posterior samples beside the mean.
         steps: Network evaluations a sample.
         seed: For samples; a fresh one is drawn and recorded if there is none.
@@ -48,6 +50,8 @@ class ReconstructOptions:
     thickness: float | None = None
     profile: str = "box"
     operator: Path | None = None
+    motion: bool = False
+    shots: int = 0
     samples: int = 0
     steps: int = 8
     seed: int | None = None
@@ -84,11 +88,18 @@ class ReconstructOptions:
             raise ConfigError(f"--profile is box, gaussian or a CSV file, got {self.profile!r}")
         if self.operator is not None and (self.repairs or self.spacing or self.thickness or self.profile != "box"):
             raise ConfigError("--operator says everything about the scan: leave out other options about it")
+        self._check_motion()
         self._check_certainty()
         if self.fast and (self.model is not None or self.samples or self.repairs):
             raise ConfigError(
                 "--fast uses no network: it goes with neither --model, --samples, --inpaint nor --denoise"
             )
+
+    def _check_motion(self) -> None:
+        if self.motion and (self.operator is not None or self.repairs):
+            raise ConfigError("--motion is for slices: it goes with neither --operator, --inpaint nor --denoise")
+        if self.shots and not (self.motion and self.shots > 1):
+            raise ConfigError(f"--shots goes with --motion and is 2 or more, got {self.shots}")
 
     def _check_certainty(self) -> None:
         if self.mode not in ("mean", "sample"):

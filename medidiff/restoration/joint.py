@@ -21,9 +21,10 @@ from medidiff.operators import MaskOperator, ResampleOperator, SliceOperator, St
 from medidiff.operators.base import LinearOperator
 from medidiff.operators.motion import rigid_matrices
 from medidiff.operators.slices import SliceProfile
-from medidiff.operators.smooth import smooth_least_squares
+from medidiff.operators.smooth import smooth_least_squares, spanned
 from medidiff.operators.task import Task
 from medidiff.restoration.chain import toward_data
+from medidiff.restoration.motion import find_movements, groups_of, moved
 from medidiff.restoration.register import Stack, displacement, find_motion
 
 Array = NDArray[Any]
@@ -64,13 +65,16 @@ class Join:
     warnings: tuple[str, ...]
 
     @classmethod
-    def of(cls, stacks: Sequence[Stack], image: Geometry, names: Sequence[str], zero: float = 0.0) -> Join:
+    def of(
+        cls, stacks: Sequence[Stack], image: Geometry, names: Sequence[str], zero: float = 0.0, shots: int | None = None
+    ) -> Join:
         """Find out how the head moved between the stacks, and how their intensities compare.
 
         Args:
             stacks: All in one intensity scale, of which ``zero`` is the value where there is no signal.
             image: Grid of the result.
             names: What to call each stack in an error.
+            shots: Also find out how the head moved between the slices, see ``groups_of``; None if it did not.
         Raises:
             InputError: a stack shows something else, or another contrast.
         """
@@ -90,17 +94,26 @@ class Join:
             if distance > LARGE_MOVEMENT:
                 warnings.append(f"Stack {number + 1} had to be moved by {distance:.0f} mm: look whether that is right.")
             placed.append(replace(moved, y=(moved.y - zero) / gain + zero))
-            degrees = [*np.degrees(motion[:3]).round(3), *motion[3:].round(3)]
-            found.append(
-                {"moved_mm": round(distance, 3), "motion": [float(v) for v in degrees], "gain": round(gain, 4)}
-            )
+            (degrees,) = in_degrees(motion[None])
+            found.append({"moved_mm": round(distance, 3), "motion": degrees, "gain": round(gain, 4)})
+        if shots is not None:
+            groups = [groups_of(stack.geometry.shape[stack.axis], shots) for stack in placed]
+            for number, motion in enumerate(find_movements(placed, image, groups)):
+                placed[number] = replace(placed[number], motion=motion)
+                found[number]["slice_motion"] = in_degrees(motion)
         operators, measured = zip(*(_measurement(stack, image) for stack in placed), strict=True)
         operator = StackedOperator(operators)
         return cls(image, tuple(placed), operator, operator.join(measured), tuple(found), tuple(warnings))
 
+    def mean(self) -> Tensor:
+        """Mean of the classical answers to each stack, where they see the head, shape (1, 1, *image.shape)."""
+        if any(stack.motion is not None for stack in self.stacks):
+            return spanned(self.operator, self.y)
+        return _start(self.stacks, self.image)[0]
+
     def classical(self) -> Tensor:
         """Joint least squares with a little smoothness, shape (1, 1, *image.shape)."""
-        return smooth_least_squares(self.operator, self.y, _start(self.stacks, self.image)[0])
+        return smooth_least_squares(self.operator, self.y, self.mean())
 
     def posterior(self, model: Preconditioned, tiling: Tiling) -> JointPosterior:
         """The network and all measurements as one denoiser."""
@@ -109,7 +122,8 @@ class Join:
         for stack in self.stacks:
             own = Own.of(stack, min(self.image.spacing))
             known = ResampleOperator(1, own.grid, self.image, "linear").forward(own.operator.known(own.y).contiguous())
-            task = replace(own.operator.task(), factor=max(1.0, TOLD_FACTOR * own.operator.profile.factor))
+            told = TOLD_FACTOR if len(self.stacks) > 1 else 1.0
+            task = replace(own.operator.task(), factor=max(1.0, told * own.operator.profile.factor))
             normal = np.abs(self.image.direction.T @ stack.geometry.direction[:, stack.axis])
             looks.append(Look.of(model, reference, known.clamp(0, 1), task, int(np.argmax(normal)), tiling))
         return JointPosterior(tuple(looks), self.operator, self.y)
@@ -192,6 +206,11 @@ class Own:
         return cls(operator, fine, stack.y)
 
 
+def in_degrees(motion: Array) -> list[list[float]]:
+    """Rigid positions for a record: degrees and mm, a list of six for each."""
+    return [[round(float(v), 3) for v in (*np.degrees(row[:3]), *row[3:])] for row in motion]
+
+
 def mean_on(image: Geometry, parts: Sequence[tuple[Tensor, Geometry]]) -> tuple[Tensor, Tensor]:
     """Mean of images on grids of their own, where each of them reaches; 1 where one does; (1, 1, *image.shape) each."""
     total = weight = torch.zeros(1, 1, *image.shape, device=parts[0][0].device)
@@ -248,7 +267,11 @@ def _compare(reference: Tensor, inside: Tensor, image: Geometry, stack: Stack) -
 
 def _measurement(stack: Stack, image: Geometry) -> tuple[LinearOperator, Tensor]:
     """Operator and data of a stack, without what lies off the image's grid."""
-    operator = stack_operator(image, stack.geometry, stack.axis, stack.thickness, profile=stack.form)
+    operator: LinearOperator
+    if stack.motion is None:
+        operator = stack_operator(image, stack.geometry, stack.axis, stack.thickness, profile=stack.form)
+    else:
+        operator = moved(stack, image, stack.motion)
     covered = operator.forward(torch.ones(1, *operator.in_shape, device=stack.y.device))[0] > COVERED
     if bool(covered.all()):
         return operator, stack.y

@@ -49,6 +49,7 @@ class Stack:
         axis: Across the slices.
         thickness: Of the slices, mm.
         form: Of their profile.
+        motion: Of the head during each slice, as for ``MovedSlices``; None if it was at rest.
     """
 
     y: Tensor
@@ -56,6 +57,7 @@ class Stack:
     axis: int
     thickness: float
     form: Profile | MeasuredProfile = "box"
+    motion: Array | None = None
 
 
 def find_motion(

@@ -21,6 +21,7 @@ from medidiff.geometry import Geometry
 from medidiff.operators.slices import MeasuredProfile, Profile
 from medidiff.restoration.job import DEFAULT_PRIORS, OnProgress, Scan
 from medidiff.restoration.joint import Join, JointPosterior, union
+from medidiff.restoration.motion import groups_of
 from medidiff.restoration.plan import MAX_FINE_VOXELS, Plan
 from medidiff.restoration.register import Stack
 from medidiff.restoration.run import Run
@@ -40,15 +41,17 @@ class StacksJob:
         spacing: Of the result, mm; by default the finest of all stacks.
         thickness: Of the slices, mm; by default as each header says, else slices touch.
         profile: Form of all slice profiles.
+        shots: Find out how the head moved between slices that were taken in so many interleaved shots, 0 for each slice
+            by itself; None if it did not move. With this, a single stack is welcome too.
     """
 
     scans: tuple[Scan, ...]
     spacing: float | None = None
     thickness: float | None = None
     profile: Profile | MeasuredProfile = "box"
+    shots: int | None = None
     simulated: bool = False
     found: list[dict[str, Any]] = field(default_factory=list)
-    kind = "stacks"
     idle = False
     guidance = "projection"
 
@@ -65,6 +68,9 @@ class StacksJob:
                 raise GeometryError(f"{scan.path}: the voxel axes are not at right angles; resample the scan first")
             if sorted(own.shape)[1] < 8:
                 raise GeometryError(f"{scan.path}: a stack needs at least 8 voxels along two axes, got {own.shape}")
+        if job.shots is not None:
+            for own, axis in zip(job.grids, job.axes, strict=True):
+                groups_of(own.shape[axis], job.shots)
         first = job.grids[0]
         for scan, own in zip(job.scans[1:], job.grids[1:], strict=True):
             inside = first.to_index(own.to_world((np.asarray(own.shape) - 1) / 2))
@@ -75,6 +81,10 @@ class StacksJob:
         if math.prod(job.geometry.shape) > MAX_FINE_VOXELS:
             raise GeometryError("the result would be absurdly large: choose a coarser --spacing")
         return job
+
+    @property
+    def kind(self) -> str:
+        return "stacks" if len(self.scans) > 1 else "motion"
 
     @property
     def modality(self) -> Modality:
@@ -109,10 +119,12 @@ class StacksJob:
             f"{thickness:.3g} mm thick."
             for n, (own, axis, thickness) in enumerate(zip(self.grids, self.axes, self.widths, strict=True), 1)
         ]
-        words.append(
-            f"They are laid onto each other and joined into one volume of {self.target:.3g} mm voxels, "
-            f"{' x '.join(map(str, self.geometry.shape))}."
-        )
+        if self.shots is not None:
+            between = f"{self.shots} interleaved shots" if self.shots else "slices"
+            words.append(f"How the head moved between {between} is found out together with what it looks like.")
+        several = len(self.grids) > 1
+        joined = "They are laid onto each other and joined into one volume" if several else "It is restored"
+        words.append(f"{joined}: {self.target:.3g} mm voxels, {' x '.join(map(str, self.geometry.shape))}.")
         directions = {_direction(own, axis) for own, axis in zip(self.grids, self.axes, strict=True)}
         warnings: tuple[str, ...] = ()
         if len(directions) < len(self.grids):
@@ -165,7 +177,11 @@ class StacksJob:
         report(0, evaluations, "laying the stacks onto each other")
         with torch.no_grad():
             joined = Join.of(
-                stacks, self.geometry.reoriented()[0], [str(scan.path) for scan in self.scans], float(codec.encode(0.0))
+                stacks,
+                self.geometry.reoriented()[0],
+                [str(scan.path) for scan in self.scans],
+                float(codec.encode(0.0)),
+                self.shots,
             )
             self.found[:] = joined.found
             posterior = joined.posterior(model, settings.tiling)
