@@ -64,7 +64,7 @@ def fixed_by_data(operators: Sequence[Projectable], x: Tensor) -> Tensor:
 
     Args:
         operators: As the scan was measured: the last one acts on the image first. None measures everything.
-        x: Image, shape (b, c, i, j, k).
+        x: Image, shape (b, c, i, j, k); complex where the measurements are.
     Source: Wang et al. (2023), Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model, eq. (5).
     """
     y = x
@@ -72,7 +72,7 @@ def fixed_by_data(operators: Sequence[Projectable], x: Tensor) -> Tensor:
         y = operator.forward(y)
     for operator in operators:
         y = operator.adjoint(operator.solve_gram(y, 0.0))
-    return y.real if y.is_complex() and not x.is_complex() else y
+    return y
 
 
 @torch.no_grad()

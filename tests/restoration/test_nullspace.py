@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medidiff.operators import Identity, MaskOperator, SliceOperator, SliceProfile
+from medidiff.operators import CartesianKSpace, Identity, MaskOperator, SliceOperator, SliceProfile
 from medidiff.restoration.nullspace import Projectable, fixed_by_data, provenance
 
 SHAPE = (1, 12, 10, 20)
@@ -28,6 +28,18 @@ def chains() -> dict[str, Sequence[Projectable]]:
         "everything": [Identity(SHAPE)],
         "nothing-done": [],
     }
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 1, 2)])
+def test_k_space_fixes_the_frequencies_that_were_sampled(axes: tuple[int, ...]) -> None:
+    mask = torch.rand(SHAPE[1:], generator=torch.Generator().manual_seed(3)) > 0.6
+    operator = CartesianKSpace(SHAPE, mask, axes=axes)
+    x = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(4), dtype=torch.complex64)
+    fixed = fixed_by_data([operator], x)
+    torch.testing.assert_close(operator.forward(fixed), operator.forward(x), rtol=1e-4, atol=1e-4)
+    assert float(operator.forward(x - fixed).abs().max()) < 1e-4
+    share = float((fixed.abs() ** 2).sum() / (x.abs() ** 2).sum())
+    assert share == pytest.approx(float(mask.float().mean()), abs=0.05)  # white noise: as much as was sampled
 
 
 def measure(operators: Sequence[Projectable], x: torch.Tensor) -> torch.Tensor:
