@@ -1,8 +1,8 @@
 """Where the brain is in a head scan, found and then doubted: a wrong brain would leave a face or cut into the brain.
 
-MR: ``deepbet`` (Fisch et al. 2024, its network is in its wheel). CT: the soft tissue inside the skull, and where a
-skull holds none (after surgery, in a test object) the room inside it. What was found has to have a brain's size, shape
-and place, else nobody can say where the face is.
+MR: ``deepbet`` (Fisch et al. 2024, its network is in its wheel). CT: the soft tissue between the bones of the skull,
+and where a skull holds none (after surgery) the room inside it. What was found has to have a brain's size, shape and
+place, else nobody can say where the face is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _BONE_HU, _SOFT_HU = 250.0, (0.0, 100.0)
 _BRAIN_ML = (250.0, 2200.0)
 # The largest brains are 160 x 200 x 150 mm with the stem; the axes may be turned by some degrees.
 _BRAIN_MM = (180.0, 215.0, 190.0)
+# What looks like a small brain in a whole skull is a part of one: cuts along it would go through the rest.
+_WHOLE_CT_ML = 600.0
 _ONE_PIECE = 0.9
 # Part of the box around it that a brain fills: 0.5 to 0.6; a mask with arms reaches a face or a shoulder.
 _BOX_SHARE = 0.33
@@ -63,26 +65,26 @@ def find_brain(upright: Volume) -> Brain:
     for finder in finders:
         try:
             mask, method = finder(upright)
-            return checked(mask, upright.geometry, method)
+            return checked(mask, upright.geometry, method, upright.modality)
         except CannotClean as error:
             doubts.append(error)
     raise doubts[0]
 
 
-def checked(mask: Array, geometry: Geometry, method: str) -> Brain:
+def checked(mask: Array, geometry: Geometry, method: str, modality: Modality = Modality.MR) -> Brain:
     """Doubt a mask.
 
     Raises:
         CannotClean: it does not have a brain's size, shape or place.
     """
     millilitres = float(mask.sum()) * voxel_ml(geometry)
-    doubt = _implausible(mask, geometry, millilitres)
+    doubt = _implausible(mask, geometry, millilitres, modality)
     if doubt:
         raise CannotClean("face-unverified", doubt)
     return Brain(mask, method, millilitres)
 
 
-def _implausible(mask: Array, geometry: Geometry, millilitres: float) -> str:
+def _implausible(mask: Array, geometry: Geometry, millilitres: float, modality: Modality) -> str:
     """Why a mask is no brain; empty if it may be one."""
     from scipy import ndimage
 
@@ -92,6 +94,8 @@ def _implausible(mask: Array, geometry: Geometry, millilitres: float) -> str:
         section = millilitres / geometry.extent[0] * 10  # ml over mm is 10 cm2
         if not _SECTION_CM2[0] < section < _SECTION_CM2[1]:
             return f"found {section:.0f} cm2 of brain seen from the side; a head shows {_SECTION_CM2[0]:.0f} to 200"
+    elif millilitres < _WHOLE_CT_ML and modality is Modality.CT and not _is_cropped(mask):
+        return f"found {millilitres:.0f} ml of brain, all in view; a skull holds {_WHOLE_CT_ML:.0f} and more"
     elif not least < millilitres < most:
         return f"found {millilitres:.0f} ml of brain; a head scan is expected to show {least:.0f} to {most:.0f}"
     labels, _ = ndimage.label(mask)
@@ -105,6 +109,11 @@ def _implausible(mask: Array, geometry: Geometry, millilitres: float) -> str:
     if sizes.max() < _BOX_SHARE * np.prod([part.stop - part.start for part in place]):
         return "the brain that was found has no brain's shape"
     return ""
+
+
+def _is_cropped(mask: Array) -> bool:
+    """Whether a brain runs out of the field of view at its top or bottom."""
+    return bool(mask[:, :, 0].any() or mask[:, :, -1].any())
 
 
 def _by_network(upright: Volume) -> tuple[Array, str]:
@@ -130,8 +139,8 @@ def _by_network(upright: Volume) -> tuple[Array, str]:
 
 
 def _in_skull(upright: Volume) -> tuple[Array, str]:
-    """Soft tissue inside the skull of a head CT: inside a ring of bone in its axial slice, and in one piece."""
-    inside = _inside_rings(upright)
+    """Soft tissue of a head CT with bone on all sides, in one piece."""
+    inside = _inside_rings(upright) | _between_bones(upright)
     soft = inside & (upright.data[0] > _SOFT_HU[0]) & (upright.data[0] < _SOFT_HU[1])
     return _largest_opened(soft, inside, upright.geometry), "skull"
 
@@ -140,6 +149,20 @@ def _room_in_skull(upright: Volume) -> tuple[Array, str]:
     """The room inside the skull whatever fills it: air after surgery, foam in a test object."""
     inside = _inside_rings(upright)
     return _largest_opened(inside, inside, upright.geometry), "inside of the skull"
+
+
+def _between_bones(upright: Volume) -> Array:
+    """Voxels with bone to the right, left, front and back, or to three of these and above.
+
+    At the base of the skull the rings of bone are open (orbits, nose, ear canals), and the brain is there all the same.
+    """
+    bone = upright.data[0] > _BONE_HU
+    seen = np.zeros(bone.shape, dtype=np.int8)
+    for axis in (0, 1):
+        seen += np.logical_or.accumulate(bone, axis=axis)
+        seen += np.flip(np.logical_or.accumulate(np.flip(bone, axis), axis=axis), axis)
+    above = np.flip(np.logical_or.accumulate(np.flip(bone, 2), axis=2), 2)
+    return np.asarray(((seen == 4) | ((seen == 3) & above)) & ~bone)
 
 
 def _inside_rings(upright: Volume) -> Array:

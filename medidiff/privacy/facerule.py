@@ -32,6 +32,8 @@ TOO_SMALL = "too small a field of view for a face"
 # Narrower, it is a slab of a head, mm.
 WHOLE_HEAD_MM = 100.0
 _COARSE_MM, _FEW_ML = 3.0, 50.0
+_AIR_HU, _SOFT_HU = -900.0, (-150.0, 200.0)
+_LARGE_ML, _SKIN_ML = 2000.0, 200.0
 _BLOCK_MM = 5.0
 _CHANCE = 1.5
 # How far an even filling may be off a smooth one: a bottle 3 % in 97 of 100 voxels, heads 30 % and more.
@@ -89,6 +91,8 @@ def why_nobody(volume: Volume) -> str:
         return "an empty image" if image.min() == image.max() else ""
     if _is_noise(image, upright.geometry):
         return "noise alone: averages of neighbours differ no more than chance has it"
+    if volume.modality is Modality.CT and _has_no_soft_tissue(image, upright.geometry):
+        return "no soft tissue: a test object"
     if volume.modality is Modality.MR and _is_evenly_filled(image, upright.geometry):
         return "an even filling without any structure: a test object"
     return ""
@@ -112,6 +116,20 @@ def _is_noise(image: Array, geometry: Geometry) -> bool:
     if means.size < 64 or count < 8:
         return False
     return float(means.var()) < _CHANCE * inside / count
+
+
+def _has_no_soft_tissue(image: Array, geometry: Geometry) -> bool:
+    """Whether a large CT holds less soft tissue than the skin of a head, in Hounsfield units that can be believed."""
+    from scipy import ndimage
+
+    voxel = float(abs(np.linalg.det(geometry.affine[:3, :3]))) / 1000
+    if image.size * voxel < _LARGE_ML or float(np.percentile(image, 5)) > _AIR_HU:
+        return False
+    # opened by about 3 mm within the slice: the edge of bone against air passes through soft tissue's values
+    steps = [max(1, round(1.0 / step)) for step in geometry.spacing[:2]]
+    thinned = image[:: steps[0], :: steps[1]]
+    soft = ndimage.binary_opening((thinned > _SOFT_HU[0]) & (thinned < _SOFT_HU[1]), np.ones((3, 3, 1)))
+    return float(soft.sum()) * voxel * steps[0] * steps[1] < _SKIN_ML
 
 
 def _is_evenly_filled(image: Array, geometry: Geometry) -> bool:
