@@ -259,4 +259,6 @@ def _fetch(remote: list[str], heap: Heap, work: Path, spool: Spool, tell: OnProg
         server = str(parse_address(address))
         for uid, why in report.failures:
             spool.add_line(FileLine(heap.token(f"{server}!{uid}"), APART, NOT_RETRIEVED, why))
+        for uid in report.whole:
+            spool.settle(heap.token(f"{server}!{uid}"))
         heap.stage(folder, server)

@@ -25,6 +25,7 @@ CREATE TABLE object (
 CREATE TABLE stray (path BLOB, series TEXT);
 CREATE TABLE image (path BLOB PRIMARY KEY, file TEXT);
 CREATE TABLE part (file TEXT, header TEXT);
+CREATE TABLE settled (file TEXT PRIMARY KEY);
 CREATE TABLE line (file TEXT PRIMARY KEY, outcome TEXT, reason TEXT, text TEXT, volume TEXT, fresh INTEGER);
 """
 _COMMIT_EVERY = 5000
@@ -107,6 +108,13 @@ class Spool:
     def add_line(self, line: FileLine, *, fresh: bool = True) -> None:
         row = (line.file, line.outcome, line.reason, line.text, line.volume, int(fresh))
         self._write("INSERT OR REPLACE INTO line VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def settle(self, file: str) -> None:
+        """What an earlier run said of ``file`` holds no more, and there is nothing to say instead."""
+        self._write("INSERT OR IGNORE INTO settled VALUES (?)", (file,))
+
+    def settled(self) -> set[str]:
+        return {file for (file,) in self._db.execute("SELECT file FROM settled")}
 
     def groups(self) -> Iterator[Group]:
         """Series in a fixed order; the cursor stays valid while lines are added."""

@@ -85,7 +85,7 @@ def _records(state: DatasetState, gate: QualityGate, shares: tuple[float, float,
 
 def _join_earlier_lines(path: Path, spool: Spool) -> None:
     """Lines of files that this run did not see stay; those that it saw are its own."""
-    seen = {line.file for line in spool.lines()}
+    seen = {line.file for line in spool.lines()} | spool.settled()
     try:
         with path.open(encoding="utf-8") as stream:
             for text in stream:

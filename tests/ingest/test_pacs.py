@@ -8,17 +8,23 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from medidiff.data.manifest import read_manifest
 from medidiff.errors import ConfigError, InputError
+from medidiff.ingest import ingest
+from medidiff.ingestion.lines import NOT_RETRIEVED
 from medidiff.io import read_volume
 from medidiff.io.pacs import ListenOptions, parse_address, serve
 from tests.ingest import orthanc
+from tests.ingest.heaps import PLAIN, series
 from tests.io.dicom_series import phantom, write_series
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -246,3 +252,46 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         serve(ListenOptions(tmp_path / "in", port=port), stop=stop)
     stop.set()
     thread.join(30)
+
+
+@pytest.mark.parametrize("left", [0, 9])
+def test_a_pacs_that_dies_halfway_leaves_no_shorter_scan(left: int, tmp_path: Path) -> None:
+    """Nine slices of twelve are evenly spaced, and would pass for a whole scan of nine."""
+    pynetdicom = pytest.importorskip("pynetdicom")
+    find, get, image = (
+        "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.1.4"
+    )  # fmt: skip
+    slices = [pydicom.dcmread(path) for path in series(tmp_path / "exam", "P-1")]
+    dies = True
+
+    def on_find(event: Any) -> Iterator[tuple[int, Dataset]]:
+        answer = Dataset()
+        answer.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+        answer.StudyInstanceUID = slices[0].StudyInstanceUID
+        answer.SeriesInstanceUID = slices[0].SeriesInstanceUID
+        yield 0xFF00, answer
+
+    def on_get(event: Any) -> Iterator[Any]:
+        yield len(slices)
+        for number, dataset in enumerate(slices):
+            if dies and number == left:
+                event.assoc.abort()
+                return
+            yield 0xFF00, dataset
+
+    server = pynetdicom.AE("PACS")
+    for context in (find, get):
+        server.add_supported_context(context)
+    server.add_supported_context(image, scp_role=True, scu_role=True)
+    handlers = [(pynetdicom.evt.EVT_C_FIND, on_find), (pynetdicom.evt.EVT_C_GET, on_get)]
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    address = f"dimse://PACS@127.0.0.1:{running.socket.getsockname()[1]}?method=get"
+    try:
+        first = ingest([address], tmp_path / "dataset", PLAIN)
+        assert (first.volumes, first.set_apart, first.exit_code) == (0, {NOT_RETRIEVED: 1}, 3)
+        dies = False
+        again = ingest([address], tmp_path / "dataset", PLAIN)
+    finally:
+        running.shutdown()
+    assert (again.volumes, again.kept, again.exit_code) == (1, 12, 0)
+    assert NOT_RETRIEVED not in (tmp_path / "dataset" / "files.jsonl").read_text()

@@ -30,18 +30,25 @@ def fetch_dicomweb(address: Address, folder: Path, on_progress: OnProgress) -> F
     series = _find(client, address)
     objects = 0
     failures: list[tuple[str, str]] = []
+    whole: list[str] = []
     for number, (study, uid) in enumerate(series):
         on_progress(number, len(series), "fetching series")
+        stored: list[Path] = []
         try:
             for dataset in client.iter_series(study, uid, media_types=_AS_STORED):
-                put(folder, str(dataset.SOPInstanceUID), _encoded(dataset))
-                objects += 1
+                stored.append(put(folder, str(dataset.SOPInstanceUID), _encoded(dataset)))  # noqa: PERF401 - it may end halfway
         except InputError:
             raise
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            failures.append((uid, f"the series did not come whole ({type(error).__name__}); try again"))
+            for path in stored:
+                path.unlink(missing_ok=True)
+            why = f"{type(error).__name__}; {len(stored)} objects came, and were not taken"
+            failures.append((uid, f"the series did not come whole ({why}); try again"))
+        else:
+            objects += len(stored)
+            whole.append(uid)
     on_progress(len(series), len(series), "fetching series")
-    return FetchReport(objects, tuple(failures))
+    return FetchReport(objects, tuple(failures), tuple(whole))
 
 
 def _find(client: Any, address: Address) -> list[tuple[str, str]]:

@@ -47,10 +47,12 @@ def fetch_dimse(address: Address, folder: Path, on_progress: OnProgress) -> Fetc
         series = _find(address)
         counter = _Counter(folder)
         failures: list[tuple[str, str]] = []
+        whole: list[str] = []
         method = address.method
         for number, (study, uid) in enumerate(series):
             on_progress(number, len(series), "fetching series")
             status = None
+            counter.begin()
             if method in ("auto", "get"):
                 status = _get(address, study, uid, counter)
                 if status is None and method == "auto":
@@ -59,11 +61,15 @@ def fetch_dimse(address: Address, folder: Path, on_progress: OnProgress) -> Fetc
                 status = _move(address, study, uid, counter)
             if counter.trouble is not None:
                 raise counter.trouble
-            if status != SUCCESS:
-                why = "the server does not offer it" if status is None else f"status {status:04X}"
-                failures.append((uid, f"the series did not come whole ({why}); try again, or with method=move"))
+            if status == SUCCESS:
+                whole.append(uid)
+                continue
+            why = "the server does not offer it" if status is None else f"status {status:04X}"
+            came = counter.drop()
+            text = f"the series did not come whole ({why}; {came} objects came, and were not taken)"
+            failures.append((uid, f"{text}; try again, or with method=move"))
         on_progress(len(series), len(series), "fetching series")
-    return FetchReport(counter.objects, tuple(failures))
+    return FetchReport(counter.objects, tuple(failures), tuple(whole))
 
 
 class _Counter:
@@ -73,15 +79,33 @@ class _Counter:
         self._folder = folder
         self.objects = 0
         self.trouble: OutputError | None = None
+        self._of_series: list[Path] = []
+
+    def begin(self) -> None:
+        """The next series begins."""
+        self._of_series = []
+
+    def drop(self) -> int:
+        """Remove what came of the series; how much that was."""
+        for path in self._of_series:
+            path.unlink(missing_ok=True)
+        self.objects -= len(self._of_series)
+        return len(self._of_series)
 
     def store(self, event: Any) -> int:
-        status, self.trouble = store_event(event, self._folder)
+        status, self.trouble = store_event(event, self._folder, self._of_series)
         self.objects += status == SUCCESS
         return status
 
 
-def store_event(event: Any, folder: Path) -> tuple[int, OutputError | None]:
-    """Bring a C-STORE request to disk; the status says that it is there, and nothing less."""
+def store_event(event: Any, folder: Path, stored: list[Path] | None = None) -> tuple[int, OutputError | None]:
+    """Bring a C-STORE request to disk; the status says that it is there, and nothing less.
+
+    Args:
+        event: Of pynetdicom.
+        folder: Where to.
+        stored: Gets the file's path.
+    """
     try:
         uid = str(event.request.AffectedSOPInstanceUID or "")
         content = event.encoded_dataset()
@@ -90,9 +114,11 @@ def store_event(event: Any, folder: Path) -> tuple[int, OutputError | None]:
     if not uid or not content:
         return CANNOT_UNDERSTAND, None
     try:
-        put(folder, uid, content)
+        path = put(folder, uid, content)
     except OutputError as error:
         return OUT_OF_RESOURCES, error
+    if stored is not None:
+        stored.append(path)
     return SUCCESS, None
 
 

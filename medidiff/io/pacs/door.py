@@ -18,11 +18,14 @@ class FetchReport:
 
     Args:
         objects: Files written.
-        failures: For each series that did not come whole: its UID (not for printing), and why.
+        failures: For each series that did not come whole: its UID (not for printing), and why. None of its files stays:
+            the first half of a scan would pass for a shorter one.
+        whole: UIDs of the series that did (not for printing).
     """
 
     objects: int
     failures: tuple[tuple[str, str], ...]
+    whole: tuple[str, ...] = ()
 
 
 def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | None = None) -> FetchReport:
