@@ -87,20 +87,30 @@ class Coils(LinearOperator):
 
 
 class CartesianKSpace(LinearOperator):
-    """Under-sampled Cartesian k-space of planes along the last axis, single or multi-coil.
+    """Under-sampled Cartesian k-space, single or multi-coil, of planes along the last axis or of a whole volume.
+
+    A volume whose read-out is complete is a stack of planes too: transformed along the read-out, every position on it
+    is a plane of its own with the two phase axes. Only where samples are missing along all three axes are those needed.
 
     Args:
         in_shape: Image (1, i, j, k).
         mask: True where a sample was taken, shape (i, j) for all planes or (i, j, k), laid out as ``centred`` says.
         maps: Coil sensitivities as in ``Coils``; None for one coil that sees everything alike.
         centred: See ``Fourier``.
+        axes: In k-space: (0, 1) for planes, (0, 1, 2) for a volume.
     Raises:
         GeometryError: mask or maps do not fit.
         ConfigError: nothing was sampled.
     """
 
     def __init__(
-        self, in_shape: tuple[int, int, int, int], mask: Tensor, maps: Tensor | None = None, *, centred: bool = True
+        self,
+        in_shape: tuple[int, int, int, int],
+        mask: Tensor,
+        maps: Tensor | None = None,
+        *,
+        centred: bool = True,
+        axes: tuple[int, ...] = (0, 1),
     ) -> None:
         if mask.ndim not in (2, 3) or in_shape[0] != 1:
             raise GeometryError(
@@ -113,11 +123,11 @@ class CartesianKSpace(LinearOperator):
         coils = None if maps is None else Coils(maps, in_shape[3])
         self.in_shape = tuple(in_shape)
         measured = self.in_shape if coils is None else coils.out_shape
-        sampled = Composition(MaskOperator(measured, taken), Fourier(measured, centred=centred))
+        sampled = Composition(MaskOperator(measured, taken), Fourier(measured, axes, centred=centred))
         self.out_shape = measured
         self.acceleration = max(LEAST_ACCELERATION, taken.numel() / int(taken.sum()))
-        self.single_coil = coils is None
-        self.taken, self.centred = taken, centred
+        self.single_coil, self.maps = coils is None, maps
+        self.taken, self.centred, self.axes = taken, centred, tuple(axes)
         self._chain = sampled if coils is None else Composition(sampled, coils)
         self._mask = sampled.second
 
@@ -144,6 +154,11 @@ class CartesianKSpace(LinearOperator):
         image = self._adjoint(y)
         if self.single_coil:
             return image
+
+        if self.axes != (0, 1):
+            return conjugate_gradients(
+                lambda x: self._adjoint(self._forward(x)) + SENSE_DAMPING * x, image, steps=SENSE_STEPS, tolerance=0.0
+            )
 
         def normal(planes: Tensor) -> Tensor:
             x = _from_planes(planes, len(y))

@@ -39,13 +39,24 @@ class CoilMaps:
     method: str
     region: tuple[int, int]
 
-    @property
-    def words(self) -> str:
-        """How the maps came about, for a person."""
-        how = "by ESPIRiT" if self.method == "ESPIRiT" else "from low-resolution coil images"
-        return (
-            f"Coil maps were found {how} in the {self.region[0]} x {self.region[1]} samples in the middle of k-space."
+
+def choose_method(mask: Tensor, planes: int) -> tuple[str, tuple[int, int]]:
+    """How maps will be found, and in which fully sampled middle of k-space.
+
+    Args:
+        mask: True where sampled, shape (i, j, k) or (i, j, 1).
+        planes: How many there are.
+    Raises:
+        InputError: no middle of k-space was fully sampled.
+    """
+    region = calibration_region(mask.all(dim=-1))
+    if min(region) < SMALLEST_REGION:
+        raise InputError(
+            f"the fully sampled middle of k-space is {region[0]} x {region[1]} samples; coil maps need at least "
+            f"{SMALLEST_REGION} x {SMALLEST_REGION}: acquire reference lines, or combine the coils first"
         )
+    few = planes <= MOST_ESPIRIT_PLANES
+    return ("ESPIRiT" if few and find_spec("sigpy") is not None else "low-resolution"), region
 
 
 def estimate_maps(samples: Tensor, mask: Tensor, method: str | None = None) -> CoilMaps:
@@ -58,15 +69,8 @@ def estimate_maps(samples: Tensor, mask: Tensor, method: str | None = None) -> C
     Raises:
         InputError: no middle of k-space was fully sampled.
     """
-    region = calibration_region(mask.all(dim=-1))
-    if min(region) < SMALLEST_REGION:
-        raise InputError(
-            f"the fully sampled middle of k-space is {region[0]} x {region[1]} samples; coil maps need at least "
-            f"{SMALLEST_REGION} x {SMALLEST_REGION}: acquire reference lines, or combine the coils first"
-        )
-    if method is None:
-        few = samples.shape[-1] <= MOST_ESPIRIT_PLANES
-        method = "ESPIRiT" if few and find_spec("sigpy") is not None else "low-resolution"
+    chosen, region = choose_method(mask, samples.shape[-1])
+    method = method or chosen
     found = espirit(samples, region) if method == "ESPIRiT" else low_resolution(samples, region)
     return CoilMaps(found, method, region)
 

@@ -21,7 +21,7 @@ from medidiff.geometry import Geometry
 from medidiff.io.kspace import KSpaceInfo, RawKSpace, probe_kspace, read_kspace
 from medidiff.io.kspace.reduce import to_image
 from medidiff.operators.kspace import CartesianKSpace
-from medidiff.restoration.coils import CoilMaps, compress, estimate_maps
+from medidiff.restoration.coils import CoilMaps, choose_method, compress, estimate_maps
 from medidiff.restoration.kspace import restore_kspace
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.run import Frame, Run, joined
@@ -108,7 +108,7 @@ class KSpaceJob:
 
     def plan(self) -> Plan:
         raw = self.raw
-        words = [*self.info.words, _acceleration_words(raw)]
+        words = [*self.info.words, _acceleration_words(raw), *self._maps_words()]
         warnings = [*self.info.warnings, *raw.warnings, PRIOR_DOUBT]
         spacing = self.geometry.spacing
         low, high = TRAINED_VOXELS
@@ -178,10 +178,22 @@ class KSpaceJob:
             baseline=whole([one.classical.abs() for one in done]),
             misfit=float(np.sqrt(np.mean([one.misfit**2 for one in done]))),
             details={"kspace_noise_rms": float(np.median([one.noise_std for one in done]))},
-            warnings=() if maps is None else (maps.words,),
         )
         images = to_image(planes.samples.numpy(), (1, 2))
         return frame, self._placed(torch.from_numpy(images).abs().square().sum(0).sqrt(), planes.order)
+
+    def _maps_words(self) -> list[str]:
+        """How the coil maps will be found; without reference lines this is where it ends."""
+        if self.info.coils == 1:
+            return []
+        planes, calibration, _ = prepared(self.raw, 0)
+        source = calibration or planes
+        try:
+            method, (i, j) = choose_method(source.mask, source.samples.shape[-1])
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        how = "by ESPIRiT" if method == "ESPIRiT" else "as the strongest local combination of low-resolution images"
+        return [f"Coil maps are found {how}, from the {i} x {j} samples in the middle of k-space."]
 
     def _maps(self, planes: Planes, calibration: Planes | None) -> CoilMaps | None:
         if len(planes.samples) == 1:

@@ -31,11 +31,9 @@ OnEvaluation = Callable[[int, int], None]
 @torch.no_grad()
 def alternate(
     model: Preconditioned,
-    operator: LinearOperator,
-    y: Tensor,
     start: Tensor,
     conditions: Sequence[Callable[[Tensor], Condition]],
-    pull: float,
+    data_step: Callable[[Tensor], Tensor],
     *,
     tiling: Tiling | None = None,
     on_evaluation: OnEvaluation | None = None,
@@ -44,19 +42,17 @@ def alternate(
 
     Args:
         model: Prior; of a complex image it is shown the magnitude, and the phase stays.
-        operator: How the data were measured.
-        y: Measurements, shape (b, *operator.out_shape), model units.
         start: A classical image, real or complex, shape (b, 1, i, j, k).
         conditions: One evaluation each: the condition of the network for an image, real, like ``start``.
-        pull: Weight of the network's answer where the data have weight 1; their noise over the answer's error, squared.
+        data_step: From the network's answer to an image that agrees with the data, such as ``toward``.
         on_evaluation: Called with evaluations done, and in all.
     Returns:
         The estimate, like ``start``.
     """
-    x, data = start, operator.adjoint(y)
+    x = start
     for number, condition in enumerate(conditions):
         answer = look(model, condition(magnitude(x)), MIRRORS[number % len(MIRRORS)], tiling)
-        x = toward(operator, data, with_phase(answer.clamp_min(0), x), pull)
+        x = data_step(with_phase(answer, x))
         if on_evaluation is not None:
             on_evaluation(number + 1, len(conditions))
     return x
@@ -99,4 +95,4 @@ def magnitude(x: Tensor) -> Tensor:
 
 def with_phase(answer: Tensor, x: Tensor) -> Tensor:
     """An answer in magnitudes with the phase of ``x``, where that has one."""
-    return torch.polar(answer, x.angle()) if x.is_complex() else answer
+    return torch.polar(answer.clamp_min(0), x.angle()) if x.is_complex() else answer

@@ -33,6 +33,7 @@ from medidiff.operators import (
 )
 from medidiff.operators.motion import rigid_matrices
 from medidiff.operators.projection import views
+from medidiff.operators.sampling import partial_fourier_mask
 from medidiff.restoration.chain import Chain, Turned
 
 GRID = (2, 5, 6, 12)
@@ -198,6 +199,12 @@ CASES: dict[str, Case] = {
     "coils": _complex(lambda: Coils(_maps(3, 3)), surjective=False),
     "coils-for-all-planes": _complex(lambda: Coils(_maps(3), 3), surjective=False),
     "multi-coil": _complex(lambda: CartesianKSpace(PLANES, LINES, _maps(4)), surjective=False),
+    "half-fourier": _complex(
+        lambda: CartesianKSpace(PLANES, torch.from_numpy(partial_fourier_mask(PLANES[1:3], 0.7, axis=1)), _maps(2)),
+        False,
+    ),
+    "volume": _complex(lambda: CartesianKSpace(PLANES, _holes(PLANES[1:]), axes=(0, 1, 2))),
+    "volume-coils": _complex(lambda: CartesianKSpace(PLANES, _holes(PLANES[1:]), _maps(3, 3), axes=(0, 1, 2)), False),
     "mask-fourier-coils": _complex(
         lambda: MaskOperator((2, 6, 5, 3), LINES[..., None]) @ Fourier((2, 6, 5, 3)) @ Coils(_maps(2, 3)), False
     ),
