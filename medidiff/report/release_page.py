@@ -229,6 +229,7 @@ def _distance_plot(neighbours: Sequence[Neighbour]) -> bytes:
     paired = [(n.distance, n.held_out) for n in neighbours if n.held_out is not None]
     alone = [n.distance for n in neighbours if n.held_out is None]
     if paired:
+        axes.axline((0, 0), slope=1, color="#9aa0a6", linewidth=1, linestyle=":", label="as near to other people")
         axes.scatter([x for x, _ in paired], [y for _, y in paired], s=14, color="#2b5c8a", label="item")
     if alone:
         axes.scatter(alone, [0.0] * len(alone), s=14, marker="|", color="#2b5c8a", label="item, no other distance")
