@@ -5,35 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from benchmarks.rows import Row
 from medidiff.io.atomic import atomic_write_bytes, atomic_write_text
 from medidiff.metrics import bootstrap
 from medidiff.uncertainty import Calibration
 
-Array = NDArray[Any]
-
 # What nominal 90% may come to on other people before it is called wrong.
 BAND = (0.87, 0.93)
-
-
-class Sampled(Protocol):
-    """Errors and half-widths of one person at some voxels."""
-
-    @property
-    def group(self) -> str: ...
-    @property
-    def operator(self) -> str: ...
-    @property
-    def error(self) -> Array: ...
-    @property
-    def half_width(self) -> Array: ...
 
 
 def operators(rows: Sequence[Row]) -> list[str]:
@@ -44,24 +27,22 @@ def operator_of(row: Row) -> str:
     return f"{row['profile']} x{float(row['factor']):g}"
 
 
-def write_table(
-    rows: Sequence[Row], kept: Sequence[Sampled], about: Mapping[str, str], calibration: Calibration, out: Path
-) -> None:
-    """One table a group: coverage over people, where it holds, and what a single width would have cost."""
+def write_table(rows: Sequence[Row], about: Mapping[str, str], calibration: Calibration, out: Path) -> None:
+    """One table a group: coverage over people, and where it holds."""
     taught, counted = calibration.scale_people, calibration.people
     first = f"Nominal {1 - calibration.level:.0%}; {taught} people taught the scale, {counted} others the multiplier. "
     parts = [first + "Half-widths are percent of the bright end of the scan."]
     for group in dict.fromkeys(row["group"] for row in rows):
-        parts += [f"### {group}: {about[group]}", *_table([r for r in rows if r["group"] == group], kept)]
+        parts += [f"### {group}: {about[group]}", _table([r for r in rows if r["group"] == group])]
     atomic_write_text(out, "\n\n".join(parts) + "\n")
 
 
-def _table(rows: Sequence[Row], kept: Sequence[Sampled]) -> list[str]:
+def _table(rows: Sequence[Row]) -> str:
     head = (
         "| slices | covered | one person | edges | flat | dark | bright | narrowest fifth | widest fifth | half-width "
-        "| one width | largest errors in the widest fifth | correlation |"
+        "| largest errors in the widest fifth | correlation |"
     )
-    lines = [head, "|" + "---|" * 13]
+    lines = [head, "|" + "---|" * 12]
     for name in operators(rows):
         own = [row for row in rows if operator_of(row) == name]
 
@@ -78,24 +59,15 @@ def _table(rows: Sequence[Row], kept: Sequence[Sampled]) -> list[str]:
                 unit="person",
             )
             text += f" [{held.low:.1%}, {held.high:.1%}]"
-        rival, width = single_width([k for k in kept if k.group == own[0]["group"] and k.operator == name])
         lines.append(
             f"| {name} | {text} | {covered.min():.0%} to {covered.max():.0%} "
             + "".join(
                 f"| {mean(f'covered_{where}'):.1%} " for where in ("edges", "flat", "dark", "bright", "narrow", "wide")
             )
-            + f"| {100 * width:.2f} | {100 * rival:.2f} ({width / rival - 1:+.0%}) "
+            + f"| {100 * mean('half_width'):.1f} "
             f"| {mean('flags_large_errors'):.0%} | {mean('correlation'):.2f} |"
         )
-    return ["\n".join(lines)]
-
-
-def single_width(kept: Sequence[Sampled]) -> tuple[float, float]:
-    """The one half-width that covers as much, person by person in the mean, and the mean of ours."""
-    goal = np.mean([float((k.error <= k.half_width).mean()) for k in kept])
-    grid = np.quantile(np.concatenate([k.error for k in kept]), np.linspace(0.5, 0.999, 2000))
-    covered = np.mean([np.searchsorted(np.sort(k.error), grid, side="right") / k.error.size for k in kept], axis=0)
-    return float(np.interp(goal, covered, grid)), float(np.mean([k.half_width.mean() for k in kept]))
+    return "\n".join(lines)
 
 
 def write_figure(rows: Sequence[Row], out: Path) -> None:
@@ -110,6 +82,8 @@ def write_figure(rows: Sequence[Row], out: Path) -> None:
         colour = ("#2a6fbb", "#d1495b", "#2a9d8f", "#8c6bb1")[index % 4]
         for place, name in enumerate(names):
             y = [float(r["covered"]) for r in rows if r["group"] == group and operator_of(r) == name]
+            if not y:
+                continue
             x = place + 0.25 * (index - (len(groups) - 1) / 2) + np.linspace(-0.09, 0.09, max(1, len(y)))
             axes.plot(x, sorted(y), marker, color=colour, alpha=0.55, markersize=4, label=None if place else group)
             axes.plot([x[0] - 0.03, x[-1] + 0.03], [np.mean(y)] * 2, color=colour, linewidth=2.5)
