@@ -40,8 +40,11 @@ def without_text(volume: Volume, names: frozenset[str]) -> tuple[Volume, dict[st
     """
     if volume.modality is Modality.LABEL:
         return volume, {"not-checked": 1}
+    upright = volume.reoriented()
     axis = _slice_axis(volume)
-    planes = np.moveaxis(volume.data, 1 + axis, 1)  # (frames, slices, rows, columns)
+    # as a reader looks at them: to the left and down the columns and rows go to the patient's left, back and feet
+    shown = upright.data[:, ::-1, ::-1, ::-1]
+    planes = np.moveaxis(shown, 1 + axis, 1).swapaxes(2, 3)  # (frames, slices, rows, columns)
     outcomes: dict[str, int] = {}
     cleaned: Array | None = None
     try:
@@ -49,25 +52,28 @@ def without_text(volume: Volume, names: frozenset[str]) -> tuple[Volume, dict[st
             stack = _distinct_frames(planes[:, number])
             outcome = "clean"
             if any(_is_suspicious(plane) for plane in stack):
-                pictures = np.ascontiguousarray(stack[..., None])
-                outcome, boxes = clean_frames(pictures, Dataset(), names)
+                outcome, boxes = clean_frames(np.array(stack[..., None]), Dataset(), names)
                 if boxes:
-                    cleaned = volume.data.copy() if cleaned is None else cleaned
+                    cleaned = planes.copy() if cleaned is None else cleaned
                     for _, row0, row1, column0, column1 in boxes:
-                        np.moveaxis(cleaned, 1 + axis, 1)[:, number, row0:row1, column0:column1] = planes.min()
+                        cleaned[:, number, row0:row1, column0:column1] = planes.min()
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
         for other in {0, 1, 2} - {axis}:
-            _check_projections(volume, other, names)
+            _check_projections(shown[0], other, names)
     except CannotClean as error:
         raise SetApart(lines.NOT_CLEAN, f"{error.reason}: {error.explanation}") from error
-    data = volume.data if cleaned is None else cleaned
-    return Volume(data, volume.geometry, volume.modality), dict(sorted(outcomes.items()))
+    counted = dict(sorted(outcomes.items()))
+    if cleaned is None:
+        return volume, counted
+    back = np.moveaxis(cleaned.swapaxes(2, 3), 1, 1 + axis)[:, ::-1, ::-1, ::-1]
+    blanked = Volume(np.ascontiguousarray(back), upright.geometry, volume.modality)
+    return blanked.like(volume.geometry), counted
 
 
 def _slice_axis(volume: Volume) -> int:
-    """The axis with the largest steps; the last of equal ones, where converters put slices."""
-    spacing = volume.geometry.spacing
-    return max(range(3), key=lambda axis: (round(spacing[axis], 2), axis))
+    """The upright axis with the largest steps; of equal ones the one that was last, where converters put slices."""
+    geometry, order, _ = volume.geometry.reoriented()
+    return max(range(3), key=lambda axis: (round(geometry.spacing[axis], 2), order[axis]))
 
 
 def _distinct_frames(stack: Array) -> Array:
@@ -90,14 +96,13 @@ def _is_likely(parts: int, score: float) -> bool:
     return score >= _SURE_SCORE or (score > 0.15 and parts >= _MANY_PARTS)
 
 
-def _check_projections(volume: Volume, axis: int, names: frozenset[str]) -> None:
+def _check_projections(frame: Array, axis: int, names: frozenset[str]) -> None:
     """Look for lines across the other axes in the brightest and darkest values along them.
 
     Raises:
         CannotClean: there is text, which nobody can blank in a projection.
     """
-    frame = volume.data[0]
-    for picture in (frame.max(axis=axis), frame.min(axis=axis)):
+    for picture in (frame.max(axis=axis).T, frame.min(axis=axis).T):
         found = [line for line in find_text_lines(picture) if line.score >= _SURE_SCORE and line.parts >= _MANY_PARTS]
         if found and min(picture.shape) >= 16:
             _, boxes = clean_frames(np.array(picture)[None, ..., None], Dataset(), names)

@@ -56,7 +56,11 @@ def _of_one_value(image: Array, grey: Array, span: float) -> list[Region]:
     found: list[tuple[Region, float, bool]] = []
     if _is_coarse(image):
         return []
+    values, counts = np.unique(image, return_counts=True)
+    ground = values[counts > _GROUND_SHARE * image.size]
     for place, part in _equal_parts(image):
+        if image[place][part][0] in ground:
+            continue
         value = float(grey[place][part][0])
         mask = image[_around(place, 3)] == image[place][part][0]
         if _is_thin(part) and _ends_sharply(grey, mask, place, part, value, span):
