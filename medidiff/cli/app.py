@@ -77,8 +77,8 @@ app.command()(release)
 app.command()(listen)
 app.add_typer(config_app, name="config")
 for _command in app.registered_commands + config_app.registered_commands:
-    _name = _command.name or getattr(_command.callback, "__name__", "")
-    _command.epilog = _command.epilog or codes.epilog(_name)
+    _name = _command.name or getattr(_command.callback, "__name__", None)
+    _command.epilog = _command.epilog or codes.epilog(str(_name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

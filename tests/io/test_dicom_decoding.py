@@ -26,7 +26,7 @@ from tests.io.dicom_series import TEST_FILES
 from tests.io.test_dicom_fuzz import mutate
 
 J2K = "MR_small_jp2klossless.dcm"
-HASTY = DecodeLimits(seconds=0, seconds_per_megavoxel=0)
+HASTY = DecodeLimits(seconds=0, seconds_per_megavoxel=0, grace=300)
 
 
 def packaged(name: str = J2K) -> tuple[Dataset, str]:

@@ -84,8 +84,7 @@ def _decode(asked: dict[str, Any], data: bytes) -> tuple[Any, dict[str, Any]]:
         options["extended_offsets"] = tuple(base64.b64decode(part) for part in options["extended_offsets"])
     decoder = get_decoder(asked["syntax"])
     array, properties = decoder.as_array(data, raw=True, decoding_plugin=asked["plugin"], **options)
-    plain = {name: value for name, value in properties.items() if isinstance(value, (int, float, str))}
-    return np.ascontiguousarray(array), plain
+    return np.ascontiguousarray(array), dict(properties)
 
 
 def _limit(kind: int, most: int) -> None:
