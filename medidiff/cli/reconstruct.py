@@ -22,7 +22,7 @@ Mode = Literal["mean", "sample"]
 
 def reconstruct(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN", help="A NIfTI, MGZ or NRRD file, or a folder with a DICOM series.")
+        list[Path], typer.Argument(metavar="SCAN", help="A NIfTI, MGZ, NRRD or raw-data file, or a DICOM folder.")
     ],
     output: Annotated[
         Path | None,

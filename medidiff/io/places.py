@@ -11,7 +11,7 @@ from medidiff.errors import OutputError
 from medidiff.io.formats import writer_for
 from medidiff.io.source import exists, is_folder
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr", ".img", ".h5", ".hdf5")
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr", ".img", ".h5", ".hdf5", ".npy")
 
 
 def split_name(path: Path) -> tuple[str, str]:
