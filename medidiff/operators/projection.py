@@ -19,14 +19,16 @@ from medidiff.errors import ConfigError, GeometryError
 from medidiff.operators.base import LinearOperator, conjugate_gradients
 from medidiff.operators.strips import view_matrix
 from medidiff.operators.task import Task
+from medidiff.operators.variation import total_variation
 
 if TYPE_CHECKING:
     from medidiff.operators.astra_backend import AstraStrips
 
 # Weights that are kept as a sparse matrix (12 bytes each, twice); beyond it they are made anew for every view.
-MATRIX_WEIGHTS = 40_000_000
+MATRIX_WEIGHTS = 80_000_000
 # The classical reconstruction that the network is shown: the same few steps as in training.
 CLASSICAL_STEPS, CLASSICAL_DAMPING = 20, 0.02
+VARIATION_STEPS, VARIATION_WEIGHT = 300, 2e-4
 
 
 class ParallelBeam(LinearOperator):
@@ -184,8 +186,14 @@ class ParallelBeam(LinearOperator):
         return _from_planes(conjugate_gradients(normal, _to_planes(right), steps=steps, tolerance=0.0), len(right))
 
     def reference(self, y: Tensor) -> Tensor:
-        """What the network is shown: ``classical``, shape (b, *in_shape)."""
-        return self.classical(y)
+        """What the network is shown: total variation from ``classical``, shape (b, *in_shape).
+
+        Geometries too large for a matrix get ``classical`` alone: hundreds of projections would take an hour.
+        """
+        start = self.classical(y)
+        if not self._keeps_matrix or self._strips is not None:
+            return start
+        return total_variation(self, y, VARIATION_WEIGHT, VARIATION_STEPS, start)
 
     def known(self, y: Tensor) -> Tensor:
         """Every pixel is known as far as views were taken, shape (b, *in_shape)."""

@@ -23,7 +23,7 @@ from medidiff.operators.task import Task
 LOOKS = 4
 # How wrong an answer still is, over what was expected to be wrong with its reference: the weight of the data against
 # the network. Measured on the people of the training set.
-TRUST = 1.0
+TRUST = 0.5
 DATA_STEPS = 5
 # The network for planes sees further than that for volumes: its first level is four pixels wide.
 PLANES = Tiling(halo=64)
@@ -43,6 +43,7 @@ def look_again(
     looks: int = LOOKS,
     trust: float = TRUST,
     tiling: Tiling = PLANES,
+    condition: Condition | None = None,
     on_look: Callable[[], None] | None = None,
 ) -> list[Tensor]:
     """The estimates after each look, each brought back to the data.
@@ -54,12 +55,13 @@ def look_again(
         noise_std: Of the noise in ``y``.
         trust: See ``TRUST``.
         tiling: How large planes are cut.
+        condition: What the first look is told; from operator and data if None.
         on_look: Called after each look.
     Returns:
         One tensor a look, shape (b, 1, i, j, k).
     """
     task = operator.task(noise_std)
-    condition = condition_from(operator, y, noise_std)
+    condition = condition or condition_from(operator, y, noise_std)
     estimates: list[Tensor] = []
     for _ in range(looks):
         prior = TiledDenoiser(model, condition, tiling)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import Denoiser, Preconditioned
+from medidiff.diffusion.denoiser import Condition, Denoiser, Preconditioned
 from medidiff.diffusion.network import NoNetwork
 from medidiff.diffusion.path import sigma_schedule
 from medidiff.diffusion.sampler import SOLVERS, sample
@@ -128,21 +128,21 @@ class ProjectionJob:
         device = next(model.parameters()).device
         operator, sinogram = self.operator(), self.sinogram
         y = torch.from_numpy(sinogram.data)[None, None].to(device)
-        classical = operator.classical(y)
-        scale = float(np.percentile(classical.cpu().numpy(), BRIGHT_PERCENTILE)) / BRIGHT
+        scale = float(np.percentile(operator.classical(y).cpu().numpy(), BRIGHT_PERCENTILE)) / BRIGHT
         if not 0 < scale < math.inf:
             raise InputError(f"{self.path}: nothing in the projections attenuates; there is nothing to reconstruct")
         y, noise = y / scale, sinogram.noise_std / scale
+        condition = condition_from(operator, y, noise)
         # Without a network the classical answer is the estimate, noise and streaks and all.
         looks = 0 if isinstance(model.network, NoNetwork) else LOOKS
         count = _Progress(looks + settings.samples * settings.steps, on_progress)
-        mean, samples = classical / scale, []
+        mean, samples = condition.reference, []
         if looks:
-            mean = look_again(model, operator, y, noise, looks=looks, on_look=count)[-1]
-            samples = draw(model, operator, y, noise, settings, count)
+            mean = look_again(model, operator, y, noise, looks=looks, condition=condition, on_look=count)[-1]
+            samples = draw(model, operator, y, noise, condition, settings, count)
         misfit = float(Likelihood(operator, y, noise).misfit(mean).max())
         decode = scale / self.pixel
-        baseline = (classical / self.pixel)[0].cpu().numpy()
+        baseline = (decode * condition.reference)[0].cpu().numpy()
         conformed = self.geometry
         return Run(
             input=Volume(baseline, conformed, self.modality),
@@ -165,6 +165,7 @@ def draw(
     operator: ParallelBeam,
     y: Tensor,
     noise: float,
+    condition: Condition,
     settings: Settings,
     count: Callable[[], None],
 ) -> list[Tensor]:
@@ -176,7 +177,6 @@ def draw(
         count()
         return out
 
-    condition = condition_from(operator, y, noise)
     prior = TiledDenoiser(model, condition, PLANES)
     posterior = Posterior(prior, Likelihood(operator, y, noise), guidance)
     sigmas = sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, settings.steps)

@@ -106,7 +106,7 @@ class ProjectionBatches:
     def _identity(self, volumes: Sequence[TrainingVolume]) -> str:
         """What the bank depends on: its own part of the config, the seed, the scans, and the model that looks."""
         digest = blake2b(digest_size=8)
-        parts = self.config.model_dump(mode="json", exclude={"size", "first_look"})
+        parts = self.config.model_dump(mode="json", exclude={"size", "first_look", "acquisitions"})
         digest.update(repr((sorted(parts.items()), self.seed)).encode())
         for volume in volumes:
             digest.update(repr((tuple(volume.data.shape), volume.weight, float(volume.data.float().sum()))).encode())
