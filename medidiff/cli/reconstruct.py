@@ -56,7 +56,7 @@ def reconstruct(
         float | None, typer.Option(help="Standard deviation of the noise, in the scan's units (default: estimated).")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Posterior samples to draw beside the mean.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Network evaluations for a sample.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Network evaluations for a sample, or for raw k-space.")] = 8,
     mode: Annotated[
         Mode, typer.Option(help="The result: the posterior mean, or one sample, less faithful and as sharp as a scan.")
     ] = "mean",
