@@ -149,3 +149,38 @@ def test_a_generator_for_each_item_is_demanded() -> None:
 def test_the_posterior_mean_asks_at_the_top_of_the_range() -> None:
     estimate = posterior_mean(Gaussian(), (2, *SHAPE[1:]))
     torch.testing.assert_close(estimate, torch.full((2, *SHAPE[1:]), 0.7), rtol=0, atol=1e-5)
+
+
+def distance_from_a_start(solver: Solver, evaluations: int) -> float:
+    """From a start near the mean, as after a classical reconstruction, to where the flow really ends."""
+    asked: list[float] = []
+
+    @dataclass(frozen=True)
+    class Counted(Gaussian):
+        def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+            asked.append(float(sigma[0]))
+            return Gaussian.__call__(self, x, sigma)
+
+    prior, steps = Counted(), (evaluations + 1) // 2 if solver is heun else evaluations
+    start, levels = torch.full(SHAPE, 0.6, dtype=torch.float64), sigma_schedule(0.01, 4.0, steps)
+    found = sample(prior, SHAPE, levels, generators=generators(0, 1), solver=solver, start=start)
+    assert len(asked) == (2 * steps - 1 if solver is heun else steps) <= evaluations
+    exact = prior.flow(start + 4.0 * draw_noise(SHAPE, generators(0, 1)).double(), 4.0)
+    return float((found - exact).abs().max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_one_to_twenty_evaluations_work_and_more_are_better(solver: Solver) -> None:
+    few = [distance_from_a_start(solver, n) for n in range(1, 8)]
+    more = [distance_from_a_start(solver, n) for n in (8, 13, 20)]
+    # One evaluation is the expectation, two standard deviations from an outlying voxel. A few steps of Heun overshoot.
+    assert few[0] < 1.0
+    assert max(few) < (4.0 if solver is heun else 1.0)
+    assert more[0] > more[1] > more[2]
+    assert more[2] < 0.1
+
+
+def test_the_default_solver_is_the_best_for_few_evaluations() -> None:
+    for evaluations in (3, 5, 8):
+        others = [distance_from_a_start(solver, evaluations) for solver in (euler, heun)]
+        assert distance_from_a_start(multistep, evaluations) < 0.6 * min(others)
