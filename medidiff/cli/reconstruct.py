@@ -10,7 +10,6 @@ import typer
 
 from medidiff.cli import console
 from medidiff.cli.memory import reuse_freed_memory
-from medidiff.io.places import beside
 
 if TYPE_CHECKING:
     from medidiff.geometry import Geometry
@@ -146,6 +145,8 @@ def facts(result: ReconstructResult, options: ReconstructOptions) -> dict[str, o
 
 def certainty(record: Mapping[str, Any], output: Path) -> str:
     """Where the interval is and what it promises, or why there is none."""
+    from medidiff.io.places import beside
+
     says = str(record["interval"]["says"])
     return f"{beside(output, '_interval')} ({says})" if record["interval"]["calibrated"] else says
 
