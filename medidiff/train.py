@@ -191,7 +191,7 @@ def _card(config: TrainConfig, trainer: Trainer, score: float | None, baseline: 
     about = {**config.card, "name": config.name, "steps": trainer.step, "patches": trainer.step * size}
     if config.projections is not None:
         return about | {
-            "validation": {"views": config.validation.views, "psnr_db": score, "least_squares_psnr_db": baseline}
+            "validation": {"views": config.validation.views, "psnr_db": score, "classical_psnr_db": baseline}
         }
     return about | {
         "validation": {

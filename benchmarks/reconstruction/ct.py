@@ -171,7 +171,7 @@ def tune(data: Path, only: str | None = None) -> dict[str, dict[str, dict[str, A
         cases = []
         for number, path in enumerate(TRAINING):
             truth, mm = planes_of(data / path, 1)
-            chosen = truth[..., 10 :: truth.shape[-1] // 4].contiguous()
+            chosen = truth[..., 20 :: truth.shape[-1] // 2].contiguous()
             cases.append(Case.simulate(_at_pixel(chosen, mm / pixel), pixel, count, arc, number))
         for rival, grid in ct_rivals.GRIDS.items():
             if only is not None and rival != only:

@@ -22,9 +22,9 @@ Settings = Mapping[str, Any]
 
 GRIDS: dict[str, Sequence[Settings]] = {
     "FBP": [{"filter": name} for name in ("ramp", "shepp-logan", "cosine", "hamming", "hann")],
-    "SART": [{"sweeps": n, "relaxation": r} for n in (2, 5, 10) for r in (0.05, 0.15, 0.4)],
-    "SIRT": [{"iterations": n} for n in (50, 100, 200, 400, 800)],
-    "TV": [{"weight": w, "iterations": n} for w in (2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4) for n in (500,)],
+    "SART": [{"sweeps": n, "relaxation": r} for n in (5, 10) for r in (0.15, 0.4)],
+    "SIRT": [{"iterations": n} for n in (100, 200, 400, 800)],
+    "TV": [{"weight": w, "iterations": n} for w in (5e-5, 1e-4, 2e-4, 4e-4, 8e-4) for n in (500,)],
 }
 
 

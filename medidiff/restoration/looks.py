@@ -19,8 +19,8 @@ from medidiff.guidance import condition_from
 from medidiff.operators.projection import ParallelBeam
 from medidiff.operators.task import Task
 
-# Looks that a reconstruction takes.
-LOOKS = 4
+# Looks that a reconstruction takes; more than it was trained for make it drift away.
+LOOKS = 2
 # How wrong an answer still is, over what was expected to be wrong with its reference: the weight of the data against
 # the network. Measured on the people of the training set.
 TRUST = 0.5

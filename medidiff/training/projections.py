@@ -155,11 +155,14 @@ class ProjectionBatches:
         config = self.config
         rng = np.random.default_rng([self.seed, BANK_STREAM, index])
         generator = torch.Generator(device=self.device).manual_seed(derive_seed(self.seed, BANK_STREAM, index))
-        truth = self._planes(rng)
+        fine = _finer(self._planes(rng))
+        truth = functional.avg_pool2d(fine.movedim(2, 0)[:, None], 2)[:, 0].movedim(0, 2).contiguous()
         count = round(float(np.exp(rng.uniform(*np.log(config.views)))))
         arc = float(rng.uniform(*config.arc)) if rng.random() < config.limited_share else 180.0
         operator = ParallelBeam((1, *truth.shape), views(count, arc, float(rng.uniform(0, 180))))
-        clean = operator.forward(truth[None, None])
+        # A scanner sees finer structure than pixels: the same rays through pixels of half the size.
+        finer = ParallelBeam((1, *fine.shape), operator.angles, detectors=operator.detectors, pitch=2.0)
+        clean = finer.forward(fine[None, None]) / 2
         # What a person attenuates along the longest ray, in powers of e: from a child's chest to a large abdomen.
         longest = float(rng.uniform(3, 8))
         photons = float(np.exp(rng.uniform(*np.log(config.photons))))
@@ -202,6 +205,13 @@ class ProjectionBatches:
             before = int(rng.integers(0, missing + 1))
             pad += [before, missing - before]
         return functional.pad(x, (0, 0, *pad))
+
+
+def _finer(planes: Tensor) -> Tensor:
+    """Pixels of half the size, by cubic interpolation, shape (2 i, 2 j, planes)."""
+    x = planes.movedim(2, 0)[:, None]
+    finer = functional.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
+    return finer[:, 0].movedim(0, 2).clamp_min(0).contiguous()
 
 
 def _save(path: Path, taken: Acquisition) -> None:
