@@ -109,7 +109,9 @@ class Slab:
         filled = np.flatnonzero(head.mask.any(axis=(0, 1)))
         first = int(filled[0] + place * (filled[-1] - filled[0])) - planes // 2
         box = slice(first, first + planes)
-        image = torch.from_numpy(np.ascontiguousarray(head.volume.data[..., box]))[None] / head.data_range
+        # BART centres its transform for sides that are multiples of 4, or nearly so; with odd ones it is beside itself.
+        i, j = (n // 4 * 4 for n in head.mask.shape[:2])
+        image = torch.from_numpy(np.ascontiguousarray(head.volume.data[:, :i, :j, box]))[None] / head.data_range
         plane = (image.shape[2], image.shape[3])
         rng = np.random.default_rng(first)
         maps = None if case.coils == 1 else coil_maps(plane, case.coils, rng)[..., None]
@@ -121,7 +123,7 @@ class Slab:
         y = y + NOISE * white * operator.taken
         middle = slice((planes - scored) // 2, (planes - scored) // 2 + scored)
         truth = image[0, 0, ..., middle].numpy()
-        return cls(truth, head.mask[..., box][..., middle], operator, y, middle)
+        return cls(truth, head.mask[:i, :j, box][..., middle], operator, y, middle)
 
     @property
     def maps(self) -> Tensor:
@@ -254,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scored", type=int, default=4, help="how many of them, in the middle, are scored")
     parser.add_argument("--cases", nargs="+", help="names of cases (default: all)")
     parser.add_argument("--evaluations", nargs="+", type=int, default=[1, 4, 10])
+    parser.add_argument("--only", nargs="+", help="with --resume: compute these methods for a later run, and no scores")
     parser.add_argument("--tune", action="store_true", help="find the rivals' weights on a training head instead")
     parser.add_argument("--quick", action="store_true", help="one case, one and four evaluations")
     args = parser.parse_args(arguments)
@@ -268,16 +271,34 @@ def main(arguments: list[str] | None = None) -> None:
     head, model = Truth.load(path, name, GROUPS["uih-b"]), scoring.prior(args.model)
     for case in _cases(args):
         slabs = [Slab.of(head, case, place, args.planes, args.scored) for place in PLACES[: args.slabs]]
-        score(rows, case, slabs, model, args.evaluations)
+        kept = args.out / "mri-estimates" if args.resume else None
+        score(rows, case, slabs, model, args.evaluations, kept, args.only)
+    if args.only:
+        return
     text = f"{ABOUT}\n\n{scoring.table(rows.all, ('case', 'net'), BASELINE)}\n\n{scoring.losses(rows.all, ('case',))}"
     scoring.bars(rows.all, ("case",), "Under-sampled k-space, uih-b, simulated", args.out / "mri.png")
     scoring.report("mri", text, args)
 
 
-def score(rows: Rows, case: Case, slabs: list[Slab], model: Preconditioned, evaluations: list[int]) -> None:
-    """Fill the rows of one case; gains are over the best of the rivals."""
+def score(
+    rows: Rows,
+    case: Case,
+    slabs: list[Slab],
+    model: Preconditioned,
+    evaluations: list[int],
+    kept: Path | None,
+    only: list[str] | None = None,
+) -> None:
+    """Fill the rows of one case; gains are over the best of the rivals.
+
+    Args:
+        kept: Where finished estimates lie, so that a run that was stopped goes on; None to begin anew.
+        only: Compute the estimates of these methods, and no scores.
+    """
     classical = [*rivals(slabs[0], case.weights)]
     names = [*classical, "medidiff 0", *(f"medidiff {count}" for count in evaluations)]
+    if only:
+        names = [name for name in names if name in only]
     if all({"case": case.name, "method": name} in rows for name in names):
         return
     truth = np.concatenate([slab.truth for slab in slabs], axis=-1)
@@ -285,10 +306,20 @@ def score(rows: Rows, case: Case, slabs: list[Slab], model: Preconditioned, eval
     done: dict[str, Array] = {}
     seconds: dict[str, float] = {}
     for name in names:
+        file = None if kept is None else kept / f"{case.name}, {name}.npz"
+        if file is not None and file.exists():
+            with np.load(file, allow_pickle=False) as stored:
+                done[name], seconds[name] = stored["x"], float(stored["seconds"])
+            continue
         print(case.name, name, flush=True)
         begun = _cpu_seconds()
         done[name] = np.concatenate([_method(name, slab, case, model)() for slab in slabs], axis=-1)
         seconds[name] = _cpu_seconds() - begun
+        if file is not None:
+            file.parent.mkdir(exist_ok=True)
+            np.savez(file, x=done[name], seconds=seconds[name])
+    if only:
+        return
     best = min(classical, key=lambda name: float(((done[name] - truth)[mask] ** 2).sum()))
     size = {"mask": mask, "seed": 0, "edge": scoring.BLOCK}
     for name in names:

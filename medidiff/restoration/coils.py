@@ -17,6 +17,8 @@ from medidiff.errors import InputError
 SMALLEST_REGION = 6
 # ... and a larger one adds time, not maps (ESPIRiT's usual width).
 LARGEST_REGION = 24
+# ESPIRiT needs room for its kernel to move in.
+SMALLEST_ESPIRIT_REGION = 10
 # Kernel of ESPIRiT and share of the largest singular value that counts as signal, as BART and sigpy have them.
 KERNEL, THRESHOLD = 6, 0.02
 # ESPIRiT takes seconds a plane; a volume of hundreds is given the plain maps.
@@ -50,12 +52,13 @@ def choose_method(mask: Tensor, planes: int) -> tuple[str, tuple[int, int]]:
         InputError: no middle of k-space was fully sampled.
     """
     region = calibration_region(mask.all(dim=-1))
-    if min(region) < SMALLEST_REGION:
+    # An axis that is sampled throughout is as good as it gets, however short.
+    if any(side < min(SMALLEST_REGION, n // 2 * 2) for side, n in zip(region, mask.shape, strict=False)):
         raise InputError(
             f"the fully sampled middle of k-space is {region[0]} x {region[1]} samples; coil maps need at least "
             f"{SMALLEST_REGION} x {SMALLEST_REGION}: acquire reference lines, or combine the coils first"
         )
-    few = planes <= MOST_ESPIRIT_PLANES
+    few = planes <= MOST_ESPIRIT_PLANES and min(region) >= SMALLEST_ESPIRIT_REGION
     return ("ESPIRiT" if few and find_spec("sigpy") is not None else "low-resolution"), region
 
 

@@ -80,8 +80,10 @@ def peak(share: NDArray[Any]) -> str:
     if n < 4:
         return "spread"
     reach = max(1, round(NEAR * n / 2))
-    middle = share[n // 2 - reach : n // 2 + reach + 1].sum()
-    corner = share[:reach].sum() + share[-reach:].sum()
-    if middle > 0.5:
-        return "middle"
-    return "corner" if corner > 0.5 else "spread"
+    middle = share[n // 2 - reach : n // 2 + reach + 1]
+    corner = np.concatenate([share[:reach], share[-reach:]])
+    for name, part in (("middle", middle), ("corner", corner)):
+        # Halfway between what even energy would give and all of it.
+        if part.sum() > (1 + len(part) / n) / 2:
+            return name
+    return "spread"
