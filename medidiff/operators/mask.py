@@ -5,7 +5,9 @@ The mask is diagonal, so that its Gram matrix is inverted exactly, whatever lies
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.interpolate import make_interp_spline
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +19,8 @@ from medidiff.operators.task import Task
 PATCH, PATCH_STEP = 64, 16
 # A membrane need not be more exact than the network that corrects it.
 FILL_STEPS, FILL_TOLERANCE = 400, 1e-4
+# A cubic spline needs so many slices.
+SPLINE_SLICES = 4
 
 
 class MaskOperator(LinearOperator):
@@ -55,10 +59,14 @@ class MaskOperator(LinearOperator):
 
         The network was trained on the cheaper ``smooth_fill``. On a head that it never saw the membrane gives the
         better result all the same: 27.0 against 25.3 dB for four lost slices, 23.7 against 22.2 for eight, the same
-        for balls.
+        for balls. Slices that are lost one by one are spanned by a spline, see ``single_slices``.
         """
         self._check(y, self.out_shape, "measurement")
-        return harmonic_fill(y, self.mask.expand(self.in_shape).to(y.device))
+        known = self.mask.expand(self.in_shape).to(y.device)
+        filled = harmonic_fill(y, known)
+        for axis in range(3):
+            filled = single_slices(filled, known, axis)
+        return filled
 
     def known(self, y: Tensor) -> Tensor:
         """1 where measured, 0 where not, shape (b, *in_shape)."""
@@ -81,6 +89,35 @@ class MaskOperator(LinearOperator):
             pad[5 - 2 * axis] = -(n - side) % PATCH_STEP
         share = functional.avg_pool3d(functional.pad(missing[:, None], pad), tuple(size), stride=PATCH_STEP)
         return float(share.max())
+
+
+def single_slices(x: Tensor, known: Tensor, axis: int) -> Tensor:
+    """Replace whole slices that were lost one by one, with known ones on either side, by a cubic spline across them.
+
+    A membrane blurs within the slice what its neighbours show sharply. On a training head one lost slice comes back
+    with 27.5 dB instead of 25.6, network or not; of two in a row and more a spline makes less than a membrane does.
+
+    Args:
+        x: Images with holes filled somehow, shape (b, c, i, j, k).
+        known: True where known, shape (c, i, j, k).
+        axis: Axis across the slices, 0, 1 or 2.
+    """
+    others = [n for n in range(4) if n != axis + 1]
+    whole = known.all(dim=others[0], keepdim=True)
+    nothing = ~known.any(dim=others[0], keepdim=True)
+    for other in others[1:]:
+        whole, nothing = whole.all(dim=other, keepdim=True), nothing.all(dim=other, keepdim=True)
+    good, lost = whole.flatten().cpu().numpy(), nothing.flatten().cpu().numpy()
+    alone = lost.copy()
+    alone[[0, -1]] = False
+    alone[1:-1] &= good[:-2] & good[2:]
+    if not alone.any() or good.sum() < SPLINE_SLICES:
+        return x
+    place = np.flatnonzero(good)
+    spline = make_interp_spline(place, np.eye(len(place)), k=3)(np.flatnonzero(alone))
+    moved = x.movedim(axis + 2, -1).clone()
+    moved[..., torch.from_numpy(alone)] = moved[..., torch.from_numpy(good)] @ torch.from_numpy(spline).T.to(x)
+    return moved.movedim(-1, axis + 2).contiguous()
 
 
 def harmonic_fill(x: Tensor, known: Tensor) -> Tensor:

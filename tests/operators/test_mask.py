@@ -103,3 +103,29 @@ def test_nothing_known_is_filled_with_nothing() -> None:
 def test_a_mask_that_does_not_fit_is_refused() -> None:
     with pytest.raises(GeometryError, match="mask"):
         MaskOperator((1, 4, 4, 4), torch.ones(4, 4, 5, dtype=torch.bool))
+
+
+def test_a_single_lost_slice_is_spanned_by_a_cubic(mni: Volume) -> None:
+    """A cubic through the slices comes back exactly; a membrane would flatten it."""
+    k = torch.arange(12, dtype=torch.float64)
+    plane = torch.rand(1, 1, 5, 6, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = plane * (0.01 * (k - 5) ** 3 - 0.1 * k**2 + k)
+    operator = MaskOperator((1, 5, 6, 12), (k != 4) & (k != 7))
+    torch.testing.assert_close(operator.reference(operator.forward(x)), x)
+    truth = torch.from_numpy(mni.data[:, 60:100, 80:120, 60:100].copy())[None]
+    known = torch.ones(1, 40, 40, 40, dtype=torch.bool)
+    known[:, :, 20] = False
+    lost = MaskOperator((1, 40, 40, 40), known)
+    y = lost.forward(truth)
+    found, membrane = lost.reference(y), harmonic_fill(y, lost.mask)
+    assert float((found - truth).norm()) < 0.9 * float((membrane - truth).norm())
+
+
+def test_two_lost_slices_in_a_row_and_the_outermost_stay_a_membrane() -> None:
+    x = torch.rand(1, 1, 5, 6, 12, generator=torch.Generator().manual_seed(2))
+    for lost in ((4, 5), (0,), (11,)):
+        known = torch.ones(1, 5, 6, 12, dtype=torch.bool)
+        known[..., list(lost)] = False
+        operator = MaskOperator((1, 5, 6, 12), known)
+        y = operator.forward(x)
+        torch.testing.assert_close(operator.reference(y), harmonic_fill(y, known))
