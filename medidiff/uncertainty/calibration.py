@@ -163,13 +163,17 @@ class Calibration:
     def half_width(self, seen: Seen, profile: SliceProfile) -> Array:
         """Half-width of the interval at each voxel, shape (i, j, k), in the units of ``seen``.
 
-        Between two factors that were tried the wider interval is taken.
+        Between two factors that were tried widths are interpolated in the logarithm of the factor, as errors grow.
 
         Raises:
             NotCalibratedError: beyond what was tried.
         """
-        maps = [stratum.multiplier * stratum.scale(seen) for stratum in self.strata_for(profile)]
-        return np.asarray(np.maximum.reduce(maps), dtype=np.float32)
+        below, *above = self.strata_for(profile)
+        width = below.multiplier * below.scale(seen)
+        for other in above:
+            share = math.log(profile.factor / below.factor) / math.log(other.factor / below.factor)
+            width = (1 - share) * width + share * other.multiplier * other.scale(seen)
+        return np.asarray(width, dtype=np.float32)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:

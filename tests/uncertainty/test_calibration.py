@@ -75,10 +75,13 @@ def test_operators_within_and_beyond_what_was_tried() -> None:
             one.half_width(seen(), beyond)
 
 
-def test_between_two_factors_the_wider_interval_is_taken() -> None:
+def test_between_two_factors_widths_are_interpolated() -> None:
     one, result = calibration(), seen()
     below, above = (one.half_width(result, SliceProfile(f, f)) for f in (2, 4))
-    np.testing.assert_array_equal(one.half_width(result, SliceProfile(3, 3)), np.maximum(below, above))
+    middle = one.half_width(result, SliceProfile(2 * 2**0.5, 2 * 2**0.5))
+    np.testing.assert_allclose(middle, (below + above) / 2, rtol=1e-5)
+    near = one.half_width(result, SliceProfile(3.9, 3.9))
+    assert (np.abs(near - above) < np.abs(near - below)).all()
     np.testing.assert_allclose(above, 1.5 * scale(0.3)(result), rtol=1e-6)
 
 
