@@ -26,7 +26,7 @@ LOOKS = 2
 TRUST = 0.5
 DATA_STEPS = 5
 # The network for planes sees further than that for volumes: its first level is four pixels wide.
-PLANES = Tiling(halo=64)
+PLANES = Tiling(halo=96)
 
 
 def later_look(task: Task) -> Task:

@@ -44,6 +44,10 @@ NOT_BODIES = (
     "The shipped CT prior was trained on the trunks of people; anything else, such as a tooth, a phantom or a rock, is "
     "beyond it. Compare with the answer without a network (--fast)."
 )
+NO_PLACE = (
+    "The file does not say how the object lay: letters such as R and A in pictures mean the rows and columns of the "
+    "detector's turn, nothing of a person."
+)
 NOT_HU = (
     "Values are attenuation, not Hounsfield units: nothing in the file says what water attenuates. For the prior they "
     "are scaled by the densest parts of the picture."
@@ -101,7 +105,7 @@ class ProjectionJob:
         unit = "attenuation per voxel" if self.info.pixel_mm is None else "attenuation per mm"
         side = self.info.detectors
         done = f"They are reconstructed to {self.info.rows} planes of {side} x {side} pixels, in {unit}."
-        warnings = [*self.info.warnings, NOT_HU, NOT_BODIES]
+        warnings = [*self.info.warnings, NO_PLACE, NOT_HU, NOT_BODIES]
         if not TRAINED_VIEWS[0] <= self.info.views <= TRAINED_VIEWS[1]:
             warnings.append(
                 f"The shipped prior was trained with {TRAINED_VIEWS[0]} to {TRAINED_VIEWS[1]} views; here are "
