@@ -32,6 +32,8 @@ Array = NDArray[Any]
 
 # Whole slices of this size or less are read in any case: characters that small escape the other finder.
 _SMALL_SIDE = 192
+# A word and the line that it stands in are of one height, as far as margins and descenders let one tell.
+_SAME_HEIGHT = 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def find_text(
     accepted = _with_neighbours([word for word in words if _accepted(word, lines, kind, names)], words)
     regions = [grown(_on_line(word, lines), shape) for word in _best_read(accepted)]
     for line in lines:
-        if _is_text(line) or covers_any(line.box, regions) or (kind.screen and line.score > 0.25):
+        read = [region for region in regions if kind.screen or _of_one_height(region, line.box)]
+        if _is_text(line) or covers_any(line.box, read) or (kind.screen and line.score > 0.25):
             flat = line.column1 - line.column0 >= line.row1 - line.row0
             boxes = (
                 [extended(line, view) for view in views] if flat and _is_text(line) and not kind.screen else [line.box]
@@ -176,6 +179,12 @@ def _read_lines(lines: list[TextLine], views: list[Array], kind: Kind) -> list[o
     ]
 
 
+def _of_one_height(one: Region, other: Region) -> bool:
+    """Whether two boxes may hold the same characters: folds that read as a word do not make a row of brains a line."""
+    heights = [min(box[1] - box[0], box[3] - box[2]) for box in (one, other)]
+    return min(heights) >= _SAME_HEIGHT * max(heights)
+
+
 def _accepted(word: ocr.Word, lines: list[TextLine], kind: Kind, names: frozenset[str]) -> bool:
     """Whether a word that was read is there: sure by itself, seen by the other finder too, or a known name."""
     text = word.text.lower()
@@ -185,7 +194,10 @@ def _accepted(word: ocr.Word, lines: list[TextLine], kind: Kind, names: frozense
     if word.letters >= 4 and any(SequenceMatcher(None, text, name).ratio() > 0.75 for name in names if len(name) > 3):
         return True
     box = (word.row0, word.row1, word.column0, word.column1)
-    seen = any(overlap(box, line.box) > 0.5 and line.score > 0.1 for line in lines)
+    seen = any(
+        overlap(box, line.box) > 0.5 and line.score > 0.1 and (kind.screen or _of_one_height(box, line.box))
+        for line in lines
+    )
     if kind.screen:
         return word.letters >= 1 and word.confidence > (80 if height > 64 else 30 if seen else 45)
     if height > (120 if kind.risky else 48) or len(set(text)) < 3:  # a row of tiles or of vertebrae reads as "oooo"

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from medidiff.privacy import ocr
 from medidiff.privacy.deidentify import deidentify_dataset
 from medidiff.privacy.keys import PrivacyKey
+from medidiff.privacy.pixels import clean_frames
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 from medidiff.privacy.textlike import find_text_lines
 from tests.privacy.planting import packaged
@@ -217,6 +218,17 @@ def test_a_short_name_alone_on_plain_ground_is_blanked(text: str) -> None:
     assert result.pixels == "blanked"
     assert (after[ink] == pixels.min()).all()
     np.testing.assert_array_equal(after[48:], pixels[48:])
+
+
+def test_a_row_of_brains_is_no_line_of_text(shared: Path) -> None:
+    if not ocr.available():
+        pytest.skip("tesseract is not installed")
+    mosaic = pydicom.dcmread(next((shared / "dicom" / "phi" / "siemens_mosaic_csa").glob("*.dcm")))
+    frames = mosaic.pixel_array[None, ..., None].copy()
+
+    # folds of the top row read as a short word, and six brains side by side have one height
+    assert clean_frames(frames, mosaic, frozenset()) == ("clean", [])
+    assert np.array_equal(frames[0, ..., 0], mosaic.pixel_array)
 
 
 @needs_ocr
