@@ -3,7 +3,8 @@
 Whatever can be said about the arguments and the header is said before torch is loaded.
 """
 
+from medidiff.reconstruct.jobs import find_job
 from medidiff.reconstruct.options import ReconstructOptions
 from medidiff.reconstruct.use_case import OnPlan, OnProgress, ReconstructResult, reconstruct
 
-__all__ = ["OnPlan", "OnProgress", "ReconstructOptions", "ReconstructResult", "reconstruct"]
+__all__ = ["OnPlan", "OnProgress", "ReconstructOptions", "ReconstructResult", "find_job", "reconstruct"]
