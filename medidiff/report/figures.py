@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.io.atomic import atomic_write_bytes
-from medidiff.report.planes import Plane, three_planes
+from medidiff.report.planes import Plane, telling_planes
 from medidiff.volume import Modality, Volume
 
 Array = NDArray[Any]
@@ -76,7 +76,7 @@ def preview(
         out: Where to write.
         truth: The scan without the degradation, if known; adds the error of the last panel.
         uncertainty: Half-width of an interval on the last panel's grid.
-    All volumes may lie on different grids; the first frame of each is shown.
+    All volumes may lie on different grids; the first frame of each is shown, in the planes that have an image.
     """
     atomic_write_bytes(out, preview_png(input, panels, title=title, truth=truth, uncertainty=uncertainty))
 
@@ -94,7 +94,7 @@ def preview_png(
         raise InputError("a preview needs at least one reconstruction to show")
     last = list(panels.values())[-1]
     pixel = _pixel(last, 1 + len(panels) + (len(panels) > 1) + 2 * (truth is not None) + (uncertainty is not None))
-    planes = three_planes(last, pixel=pixel)
+    planes = telling_planes(last, pixel=pixel)
     columns = _columns(planes, input, panels, truth, uncertainty)
     return _draw(planes, columns, _window(columns, last.modality), title, pixel)
 

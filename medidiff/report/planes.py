@@ -1,4 +1,4 @@
-"""Three anatomical planes through volumes on any grid, resampled by their geometry to one common picture grid."""
+"""Anatomical planes through volumes on any grid, resampled by their geometry to one common picture grid."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ Array = NDArray[Any]
 # would pull the centre out of the brain.
 HEAD_HEIGHT_MM = 150.0
 MARGIN_MM = 8.0
+# With fewer voxels across, a plane is a stripe in which nothing can be seen and letters lie on one another.
+FEWEST_VOXELS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,20 @@ def three_planes(volume: Volume, *, pixel: float) -> tuple[Plane, Plane, Plane]:
         index[..., up] = rows[::-1, None]
         planes.append(Plane(name, letters, geometry.to_world(index)))
     return planes[0], planes[1], planes[2]
+
+
+def telling_planes(volume: Volume, *, pixel: float) -> tuple[Plane, ...]:
+    """Those of ``three_planes`` that show an image: of a few slices the plane that they lie in alone.
+
+    Args:
+        volume: See ``three_planes``; where no plane has ``FEWEST_VOXELS`` both ways, the one with the most is left.
+        pixel: Distance of pixels, mm.
+    """
+    counts = volume.geometry.reoriented()[0].shape
+    across = [(min(counts[a], counts[b]), max(counts[a], counts[b])) for _, _, a, b, _ in _VIEWS]
+    planes = three_planes(volume, pixel=pixel)
+    told = tuple(plane for plane, (fewest, _) in zip(planes, across, strict=True) if fewest >= FEWEST_VOXELS)
+    return told or (planes[max(range(3), key=across.__getitem__)],)
 
 
 def _positions(low: float, high: float, step: float) -> Array:

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 
 from medidiff.errors import InputError
 from medidiff.geometry import Geometry
-from medidiff.report.figures import preview, preview_png
-from medidiff.report.planes import three_planes
+from medidiff.report.figures import FOOTER, HEADER, preview, preview_png
+from medidiff.report.planes import telling_planes, three_planes
 from medidiff.volume import Modality, Volume
 
 
@@ -101,6 +101,38 @@ def test_thick_voxels_are_shown_as_they_are_at_their_true_aspect(head: Volume, t
     assert values <= set(np.unique(thick.data).tolist())
     changes = np.flatnonzero(np.diff(column[np.isfinite(column)]))
     assert np.all(np.diff(changes) % 12 == 0)  # 12 mm slices at 1 mm a pixel
+
+
+@pytest.mark.parametrize(
+    ("order", "flat", "names"),
+    [((0, 1, 2), 1, ["Axial"]), ((0, 1, 2), 7, ["Axial"]), ((0, 1, 2), 8, ["Axial", "Coronal", "Sagittal"]),
+     ((0, 2, 1), 1, ["Coronal"]), ((1, 2, 0), 3, ["Sagittal"])],
+)  # fmt: skip
+def test_of_a_few_slices_only_their_own_plane_is_shown(
+    head: Volume, order: tuple[int, int, int], flat: int, names: list[str]
+) -> None:
+    """``order`` stores the axes otherwise: the last one has a few slices, whichever way it points in the person."""
+    first = tuple(head.geometry.shape[axis] // 2 if axis == order[2] else 0 for axis in range(3))
+    sizes = tuple(flat if axis == order[2] else head.geometry.shape[axis] for axis in range(3))
+    grid = head.geometry.cropped(first, sizes)
+    box = tuple(slice(start, start + size) for start, size in zip(first, sizes, strict=True))
+    matrix = np.eye(4)[:, [*order, 3]]
+    data = np.ascontiguousarray(head.data[(slice(None), *box)].transpose(0, *(axis + 1 for axis in order)))
+    slices = Volume(data, Geometry(grid.affine @ matrix, data.shape[1:]), Modality.MR)
+    assert [plane.name for plane in telling_planes(slices, pixel=2.0)] == names
+
+
+def test_something_is_shown_of_however_little(head: Volume) -> None:
+    rod = head.geometry.cropped((10, 30, 30), (40, 5, 3))
+    volume = Volume(np.ascontiguousarray(head.data[:, 10:50, 30:35, 30:33]), rod, Modality.MR)
+    assert [plane.name for plane in telling_planes(volume, pixel=2.0)] == ["Axial"]
+
+
+def test_one_slice_makes_a_picture_of_one_row(head: Volume) -> None:
+    one = Volume(head.data[..., 30:31], head.geometry.cropped((0, 0, 30), (*head.geometry.shape[:2], 1)), Modality.MR)
+    rows = telling_planes(one, pixel=1.5)[0].world.shape[0]
+    drawn = picture(preview_png(one, {"medidiff": one}, title="T1"))
+    assert rows < drawn.shape[0] < 1.5 * rows + HEADER + FOOTER
 
 
 def test_nothing_is_drawn_outside_the_voxels(head: Volume) -> None:
