@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.network import NoNetwork
-from medidiff.errors import InputError
+from medidiff.errors import ConfigError, InputError
 from medidiff.geometry import Geometry
 from medidiff.io.kspace import KSpaceInfo, RawKSpace, probe_kspace, read_kspace
 from medidiff.io.kspace.reduce import to_image
@@ -136,6 +136,17 @@ class KSpaceJob:
                 "prewhitened": raw.noise_covariance is not None,
             }
         ]
+
+    def exact_operators(self) -> NoReturn:
+        """Nothing binds.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "--provenance is not for raw k-space: its samples are noisy, and the result is a magnitude, of which they "
+            "fix a part only together with a phase that is estimated too"
+        )
 
     def run(self, model: Preconditioned, settings: Settings, on_progress: OnProgress | None = None) -> Run:
         frames, classical = [], []

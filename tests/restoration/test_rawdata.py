@@ -150,6 +150,13 @@ def test_options_that_are_for_images_are_refused(tmp_path: Path, coils: Array, o
         reconstruct(tmp_path / "scan.h5", tmp_path / "out.nii.gz", ReconstructOptions(**options))  # type: ignore[arg-type]
 
 
+def test_a_split_into_data_and_prior_is_refused_before_the_work(tmp_path: Path, coils: Array) -> None:
+    write_ismrmrd(tmp_path / "scan.h5", coils)
+    with pytest.raises(ConfigError, match="--provenance is not for raw k-space"):
+        reconstruct(tmp_path / "scan.h5", tmp_path / "out.nii.gz", ReconstructOptions(fast=True, provenance=True))
+    assert not [*tmp_path.glob("out*")]
+
+
 @pytest.mark.slow
 def test_the_real_eight_coil_slice_agrees_with_its_samples(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "kspace-sigpy" / "cartesian_ksp_8ch.npy"
