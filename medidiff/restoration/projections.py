@@ -25,7 +25,7 @@ from medidiff.guidance import Posterior, condition_from, uncertainty
 from medidiff.io.sinogram import Sinogram, SinogramInfo, probe_sinogram, read_sinogram
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.projection import ParallelBeam
-from medidiff.restoration.looks import DATA_STEPS, LOOKS, PLANES, look_again
+from medidiff.restoration.looks import DATA_STEPS, LOOKS, ORIENTATIONS, PLANES, look_again, unexplained
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.run import Run
 from medidiff.restoration.solve import SAMPLE_FROM, SAMPLE_TO, Settings
@@ -139,7 +139,8 @@ class ProjectionJob:
         condition = condition_from(operator, y, noise)
         # Without a network the classical answer is the estimate, noise and streaks and all.
         looks = 0 if isinstance(model.network, NoNetwork) else LOOKS
-        count = _Progress(looks + settings.samples * settings.steps, on_progress)
+        evaluations = looks * ORIENTATIONS
+        count = _Progress(evaluations + settings.samples * settings.steps, on_progress)
         mean, samples = condition.reference, []
         if looks:
             mean = look_again(model, operator, y, noise, looks=looks, condition=condition, on_look=count)[-1]
@@ -155,7 +156,7 @@ class ProjectionJob:
             baseline=baseline,
             misfit=misfit,
             warnings=(*sinogram.warnings, *self._doubts(operator.task(noise).noise)),
-            evaluations=looks,
+            evaluations=evaluations,
         )
 
     def _doubts(self, noise: float) -> tuple[str, ...]:
@@ -175,9 +176,11 @@ def draw(
 ) -> list[Tensor]:
     """Posterior samples, shape (1, 1, i, j, k) each; every step goes back to the data as the looks do."""
 
+    level = unexplained(operator, y, condition.reference, noise)
+
     def guidance(prior: Denoiser, _: Likelihood, x: Tensor, sigma: Tensor) -> Tensor:
         rho = float(uncertainty(prior.spread, sigma).max())
-        out = operator.consistent(prior(x, sigma), y, (noise / rho) ** 2, steps=DATA_STEPS)
+        out = operator.consistent(prior(x, sigma), y, (level / rho) ** 2, steps=DATA_STEPS)
         count()
         return out
 
