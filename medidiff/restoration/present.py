@@ -59,6 +59,26 @@ WORDS = {
         "without a network; ours; and what the two differ in.",
         "Sampling the result again gives back the measured k-space within this error; noise is not reproduced.",
     ),
+    "stacks": Words(
+        "Joint least squares",
+        "The first stack as acquired; the smoothest image that agrees with all stacks, without a network; ours; and "
+        "what the two differ in.",
+        "Slicing the result again as each stack was taken, where each was found to lie, gives back all of them within "
+        "this error; noise, and what moved otherwise, is not reproduced.",
+    ),
+    "motion": Words(
+        "Slices put in place",
+        "The scan as acquired, its slices where the head was found to be; the smoothest image that agrees with them, "
+        "without a network; ours; and what the two differ in.",
+        "Slicing the result again, in each place where the head was found, gives back the slices within this error; "
+        "what the estimated motion cannot explain is not reproduced.",
+    ),
+    "composed": Words(
+        "Least squares",
+        "The scan as acquired, the classical answer to the steps of the file, ours, and what the two differ in.",
+        "The steps of the file, done again to the result, give back the scan within this error; stated noise is not "
+        "reproduced.",
+    ),
     "denoise": Words(None, "The scan as acquired, and ours.", ""),
 }
 # A kind without words of its own.
