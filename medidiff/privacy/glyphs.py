@@ -43,7 +43,9 @@ def find_glyphs(image: Array) -> list[Region]:
     span = max(high - low, 0.05 * float(grey.max() - grey.min()))
     if span <= 0:
         return []
-    found = [*_of_one_value(np.asarray(image), grey, span), *_flat_on_plain(grey, span)]
+    values, counts = np.unique(grey, return_counts=True)
+    ground = values[counts > _GROUND_SHARE * grey.size]
+    found = [*_of_one_value(np.asarray(image), grey, span), *_flat_on_plain(grey, span, ground)]
     boxes = merged(found)
     return boxes if len(boxes) <= _MOST_TEXTS else []
 
@@ -142,8 +144,11 @@ def _extended(box: Region, mask: Array) -> Region:
     return row0, row1, max(0, column0 - 1), min(mask.shape[1], column1 + 1)
 
 
-def _flat_on_plain(grey: Array, span: float) -> list[Region]:
-    """Thin parts with a flat top that have nothing but plain ground around them."""
+def _flat_on_plain(grey: Array, span: float, ground: Array) -> list[Region]:
+    """Thin parts with a flat top that have nothing but plain ground around them.
+
+    What is as dark as the picture's background is a hole in what is shown (furrows of a masked brain), not ink.
+    """
     from scipy import ndimage
 
     boxes = []
@@ -157,9 +162,16 @@ def _flat_on_plain(grey: Array, span: float) -> list[Region]:
             if not 0 < mask.sum() < 0.3 * mask.size:
                 continue
             for place, part in _parts(mask):
+                if hat is dark and _is_hole(grey[place][part], ground, span):
+                    continue
                 if _is_stroke(part) and _is_flat_on_plain(grey, place, part, span):
                     boxes.append(_box(place, grey.shape))
     return boxes
+
+
+def _is_hole(values: Array, ground: Array, span: float) -> bool:
+    away = np.abs(values[:, None] - ground[None, :])
+    return bool(ground.size) and float(np.mean(away.min(axis=1) < _SHARP * span)) > 0.5
 
 
 def _parts(mask: Array) -> list[tuple[tuple[slice, slice], Array]]:

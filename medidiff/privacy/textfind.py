@@ -34,6 +34,11 @@ Array = NDArray[Any]
 _SMALL_SIDE = 192
 # A word and the line that it stands in are of one height, as far as margins and descenders let one tell.
 _SAME_HEIGHT = 0.45
+# Characters this tall have strokes of several pixels, so most of their ink has one value; tiles with brains (at most
+# 0.46) read as rows of zeros.
+_TALL, _TALL_SCORE = 20, 0.5
+_CERTAIN_SCORE, _CERTAIN_TALL_SCORE = 0.5, 0.65
+_ROUND = frozenset("0oq8dcgu6@9()&ae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,8 @@ def is_strong(line: TextLine) -> bool:
 
 def _is_text(line: TextLine) -> bool:
     """Characters of one value, many in a line or alone on plain ground: no reading is needed; real slices show none."""
-    return line.alone or (line.score >= 0.5 and line.parts >= 8)
+    tall = min(line.row1 - line.row0, line.column1 - line.column0) > _TALL
+    return line.alone or (line.score >= (_CERTAIN_TALL_SCORE if tall else _CERTAIN_SCORE) and line.parts >= 8)
 
 
 def _read_lines(lines: list[TextLine], views: list[Array], kind: Kind) -> list[ocr.Word]:
@@ -194,8 +200,9 @@ def _accepted(word: ocr.Word, lines: list[TextLine], kind: Kind, names: frozense
     if word.letters >= 4 and any(SequenceMatcher(None, text, name).ratio() > 0.75 for name in names if len(name) > 3):
         return True
     box = (word.row0, word.row1, word.column0, word.column1)
+    drawn = _TALL_SCORE if height > _TALL and not kind.screen else 0.1
     seen = any(
-        overlap(box, line.box) > 0.5 and line.score > 0.1 and (kind.screen or _of_one_height(box, line.box))
+        overlap(box, line.box) > 0.5 and line.score > drawn and (kind.screen or _of_one_height(box, line.box))
         for line in lines
     )
     if kind.screen:
@@ -204,4 +211,6 @@ def _accepted(word: ocr.Word, lines: list[TextLine], kind: Kind, names: frozense
         return False
     if seen:
         return word.letters >= 3 and word.confidence > (40 if kind.risky else 55)
+    if height > _TALL and set(text) <= _ROUND:
+        return False
     return word.letters >= 5 and word.confidence > 80
