@@ -76,11 +76,11 @@ CASES = (
     Case("8 coils, equispaced R4", _lines("equispaced", 4), COILS, _weights(0.01, 0.0008, 0.001, 0.0015, 0.0015)),
     Case("8 coils, equispaced R8", _lines("equispaced", 8), COILS, _weights(0.003, 0.0003, 0.0005, 0.0012, 0.0012)),
     Case("1 coil, random R4", _lines("random", 4), 1, _weights(0.003, 0.0003, 0.005, 0.0025, 0.01)),
-    Case("8 coils, random R4", _lines("random", 4), COILS, _weights(0.01, 0.001, 0.001, 0.0012, 0.0015)),
+    Case("8 coils, random R4", _lines("random", 4), COILS, _weights(0.01, 0.0006, 0.0025, 0.0012, 0.0015)),
     Case("1 coil, random R8", _lines("random", 8), 1, _weights(0.003, 0.0003, 0.0025, 0.005, 0.01)),
     Case(
         "8 coils, Poisson R4", lambda plane: poisson_mask(plane, 4, seed=0), COILS,
-        _weights(0.03, 0.003, 0.003, 0.003, 0.0015),
+        _weights(0.01, 0.0025, 0.0006, 0.004, 0.002),
     ),
 )  # fmt: skip
 
