@@ -25,6 +25,7 @@ from medidiff.guidance import (
     unguided,
 )
 from medidiff.operators import Identity, Likelihood, LinearOperator, SliceOperator, SliceProfile
+from medidiff.restoration.solve import SAMPLE_FROM, SAMPLE_TO
 from medidiff.rng import generators
 from tests.diffusion.networks import random_unet
 from tests.gaussian_prior import GaussianPrior, correlated_prior, white_prior
@@ -126,7 +127,7 @@ def test_projected_samples_reproduce_the_data_whatever_the_network_says(solver_s
     drawn = sample(
         posterior,
         (2, 1, 8, 8, 24),
-        sigma_schedule(0.02 * prior.spread, 8 * prior.spread, solver_steps),
+        sigma_schedule(SAMPLE_TO * prior.spread, SAMPLE_FROM * prior.spread, solver_steps),
         generators=generators(0, 2),
         solver=multistep,
         start=prior.condition.reference,

@@ -22,8 +22,9 @@ from medidiff.rng import generators
 
 OnStep = Callable[[int, int, str], None]
 
-# Noise of the first sampling level over the expected residual: above it the image says next to nothing.
-SAMPLE_FROM, SAMPLE_TO = 8.0, 0.02
+# Noise of the first and last sampling level over the expected residual. The first lies where the network is blind: a
+# residual is far larger at low spatial frequencies than on average, so from 8 down samples come out too smooth.
+SAMPLE_FROM, SAMPLE_TO = 80.0, 0.02
 # Rounds of clipping and projecting; each roughly halves what is left of the disagreement.
 NONNEGATIVE_ROUNDS = 24
 # Relative disagreement at which the rounds end, and beyond which agreement with the data goes before positivity.
