@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -174,12 +175,23 @@ def _keep_table(tag: int, vr: str, value: Any, clean: Dataset) -> bool:
         return False
     if vr in ("US", "SS"):
         checked = numbers(value, vr)
-        if checked is None:
+        if checked is None or _spells_words(checked):
             return False
         clean.add_new(tag, vr, checked)
         return True
     clean.add_new(tag, "OW", data)
     return True
+
+
+def _spells_words(items: list[int]) -> bool:
+    """Whether four neighbours of a table are letters, two a number, that neither rise nor fall as a table's do."""
+    for first in range(len(items) - 3):
+        run = [item & 0xFFFF for item in items[first : first + 4]]
+        rises = [one < other for one, other in pairwise(run)]
+        text = b"".join(item.to_bytes(2, "little") for item in run)
+        if text.isalpha() and any(rises) and not all(rises):
+            return True
+    return False
 
 
 def new_uid(text: str, work: Work) -> str:

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 SHORTEST = 4
 _ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le")
+# Old encodings of Chinese, Japanese and Korean, for strings that hold such characters.
+_EAST_ASIAN = ("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr")
+_FIRST_IDEOGRAPHIC = 0x2E80
 # Shorter ones, with their separators gone, turn up by chance.
 _SHORTEST_FOLDED = 6
 _BLOCK = 4 << 20
@@ -102,17 +105,21 @@ class Secrets:
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self.skipped = tuple(number for number, text in enumerate(secrets) if len(text.strip()) < SHORTEST)
+        self.skipped = tuple(number for number, text in enumerate(secrets) if _size(text.strip()) < SHORTEST)
         forms: dict[bytes, int] = {}
         self.folded: dict[str, int] = {}
         for number, secret in enumerate(secrets):
             text = secret.strip()
-            if len(text) < SHORTEST:
+            if _size(text) < SHORTEST:
                 continue
+            encodings = (*_ENCODINGS, *_EAST_ASIAN) if _size(text) > len(text) else _ENCODINGS
             for variant in _variants(text):
-                for encoding in _ENCODINGS:
+                for encoding in encodings:
                     with suppress(UnicodeEncodeError):
-                        forms.setdefault(variant.lower().encode(encoding), number)
+                        # in what is searched, bytes were made lower case: other letters may still be upper case there
+                        for form in (variant.lower().encode(encoding), variant.encode(encoding).lower()):
+                            if len(form) >= SHORTEST:
+                                forms.setdefault(form, number)
                 compact = fold(variant)
                 if len(compact) >= SHORTEST:
                     self.folded.setdefault(compact, number)
@@ -147,4 +154,9 @@ def _variants(text: str) -> set[str]:
     if 2 <= len(parts) <= 3 and "^" in text:
         for order in (parts, parts[::-1]):
             found |= {separator.join(order) for separator in ("^", " ", ", ", "_", "-", ",", ".")}
-    return {variant for variant in found if len(variant) >= SHORTEST}
+    return {variant for variant in found if _size(variant) >= SHORTEST}
+
+
+def _size(text: str) -> int:
+    """Letters, where a Chinese, Japanese or Korean one says as much as two: two of them are a family name."""
+    return len(text) + sum(ord(letter) >= _FIRST_IDEOGRAPHIC for letter in text)

@@ -121,3 +121,11 @@ def test_clean_folder_damaged_archive_and_bad_input(tmp_path: Path) -> None:
         load_secrets(tmp_path / "empty.json")
     (tmp_path / "key.json").write_text(json.dumps({"sensitive_tokens": ["A"], "planted": [{"string": "B"}]}))
     assert load_secrets(tmp_path / "key.json") == ["A", "B"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "shift_jis", "euc_jp"])
+def test_a_family_name_of_two_ideographs_is_found(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes("scan of 山吹 done".encode(encoding))
+    found = audit_phi(tmp_path, ["山吹"])
+    assert found.skipped == ()
+    assert {finding.secret for finding in found.findings} == {0}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydicom.uid import UID
 
 from medidiff.errors import ConfigError, OutputError
+from medidiff.privacy.attributes import _spells_words
 from medidiff.privacy.dates import shift_datetime, shift_iso, shift_pair
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.values import looks_like_text, numbers
@@ -114,3 +115,12 @@ def test_numbers_that_are_identifiers_are_refused() -> None:
     assert numbers([int.from_bytes(bytes(pair), "little") for pair in (b"Ro", b"sa", b"mu", b"nd")], "US") is None
     assert looks_like_text(b"\0\1Quillfeather\0")
     assert not looks_like_text(bytes(range(256)))
+
+
+def test_words_in_part_of_a_table_of_numbers_are_found() -> None:
+    table = list(range(16384, 32000))
+    assert not _spells_words(table)
+    assert not _spells_words(table[::-1])
+    text = b"Quillfeathers of"
+    table[100:108] = [int.from_bytes(text[at : at + 2], "little") for at in range(0, 16, 2)]
+    assert _spells_words(table)
