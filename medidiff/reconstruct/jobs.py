@@ -51,11 +51,11 @@ def _projections(source: Path, options: ReconstructOptions) -> Job:
     Raises:
         ConfigError: options that are for scans.
     """
-    of_scans = (options.repairs, options.operator, options.spacing, options.thickness, options.profile != "box")
-    if any(of_scans):
+    chosen = (options.spacing, options.thickness, options.operator)
+    if options.repairs or options.motion or any(value is not None for value in chosen) or options.profile != "box":
         raise ConfigError(
-            f"{source} holds raw projections: --spacing, --thickness, --profile, --inpaint, --denoise and --operator "
-            "are for scans; leave them out"
+            f"{source} holds raw projections: --spacing, --thickness, --profile, --inpaint, --denoise, --motion and "
+            "--operator are for scans; leave them out"
         )
     from medidiff.restoration.projections import ProjectionJob
 
@@ -71,10 +71,10 @@ def _kspace(source: Path, options: ReconstructOptions) -> Job:
     """
     info = probe_kspace(source)
     chosen = (options.spacing, options.thickness, options.inpaint, options.operator)
-    if any(value is not None for value in chosen) or options.denoise or options.profile != "box":
+    if any(value is not None for value in chosen) or options.denoise or options.motion or options.profile != "box":
         raise ConfigError(
             f"{source} is raw k-space: it becomes an image first, without --spacing, --thickness, --profile, "
-            "--inpaint, --denoise or --operator"
+            "--inpaint, --denoise, --motion or --operator"
         )
     from medidiff.restoration.rawdata import KSpaceJob
 
@@ -93,6 +93,11 @@ def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:
             f"several scans are joined as stacks of one head: {len(sources)} of them go with neither --inpaint, "
             "--denoise nor --operator"
         )
+    if len({source.resolve() for source in sources}) < len(sources):
+        raise ConfigError("the same scan is given twice: a stack counts once, give each of them once")
+    for source in sources:
+        if len(sources) > 1 and (is_sinogram(source) or is_kspace(source)):
+            raise ConfigError(f"{source} holds raw data, which is reconstructed by itself: give it alone")
     infos = [probe(source) for source in sources]
     from medidiff.restoration.job import Scan
     from medidiff.restoration.stacks import StacksJob

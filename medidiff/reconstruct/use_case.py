@@ -134,7 +134,8 @@ def _choose_model(job: Job, options: ReconstructOptions, source: Path) -> Path |
     if job.prior is None and (chosen is None or is_shipped(chosen)):
         what = "CT" if modality is Modality.CT else f"of modality {modality}"
         raise InputError(
-            f"{source}: this is {what}, and no prior for such scans ships yet; give one of your own with --model, or use --fast"
+            f"{source}: this is {what}, and no prior for such scans ships yet; give one of your own with --model, "
+            "or use --fast"
         )
     return chosen or find_model(str(job.prior))
 

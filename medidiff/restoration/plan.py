@@ -17,6 +17,8 @@ LARGEST_TRAINED_FACTOR = 10.0
 TRAINED_THICKNESS = (0.6, 1.25)
 # A grid of more voxels than this is a mistake in the header or in the wish, not a scan.
 MAX_FINE_VOXELS = 1 << 30
+# Headers hold spacings such as 0.999995 mm: less of a voxel than this at the end of a stack is rounding.
+SLIVER = 0.05
 
 _AXIS_WORDS = ("left to right", "back to front", "foot to head")
 
@@ -117,7 +119,7 @@ def make_plan(
 def _stage(grid: Geometry, axis: int, target: float, thickness: float, profile: Profile | MeasuredProfile) -> Stage:
     factor = grid.spacing[axis] / target
     # Fine voxels cover the slices edge to edge, so that none is cut off.
-    count = max(1, math.ceil(grid.shape[axis] * factor - 1e-6))
+    count = max(1, math.ceil(grid.shape[axis] * factor - SLIVER))
     fine = grid.resampled(axis, count, target)
     if math.prod(fine.shape) > MAX_FINE_VOXELS:
         raise GeometryError(f"the result would have {math.prod(fine.shape):.2g} voxels: choose a coarser --spacing")

@@ -72,6 +72,13 @@ def test_a_factor_need_not_be_whole() -> None:
     assert "factor 6.99" in plan.words[0]
 
 
+def test_rounded_spacings_make_no_further_slice() -> None:
+    # 1 mm and 4 mm, as a header in single precision had them.
+    plan = make_plan(grid((0.9999948642638551, 1.0, 3.9999998793913396), (160, 217, 58)))
+    assert plan.stages[0].fine.shape == (160, 217, 232)
+    assert make_plan(grid((1, 1, 4.01), (64, 64, 20))).stages[0].fine.shape[2] == 81
+
+
 @pytest.mark.parametrize(
     ("thickness", "words"),
     [(5.0, "apart, touching;"), (4.0, "4 mm thick, with gaps"), (6.0, "6 mm thick, overlapping"), (None, "assumed")],

@@ -101,7 +101,7 @@ def test_a_sample_is_its_seeds_and_agrees_with_the_data(scan: Path, prior: Preco
     assert float((back - y).norm() / y.norm()) < 0.1
 
 
-@pytest.mark.parametrize("given", [{"denoise": True}, {"spacing": 1.0}, {"thickness": 2.0}])
+@pytest.mark.parametrize("given", [{"denoise": True}, {"spacing": 1.0}, {"thickness": 2.0}, {"motion": True}])
 def test_options_of_scans_are_refused(scan: Path, tmp_path: Path, given: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="raw projections"):
         reconstruct(scan, tmp_path / "out.nii.gz", ReconstructOptions(**given))  # type: ignore[arg-type]

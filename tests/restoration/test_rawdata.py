@@ -143,7 +143,7 @@ def test_from_a_file_to_a_file_with_its_record(tmp_path: Path, coils: Array) -> 
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("options", [{"spacing": 1.0}, {"denoise": True}, {"profile": "gaussian"}])
+@pytest.mark.parametrize("options", [{"spacing": 1.0}, {"denoise": True}, {"profile": "gaussian"}, {"motion": True}])
 def test_options_that_are_for_images_are_refused(tmp_path: Path, coils: Array, options: dict[str, float]) -> None:
     write_ismrmrd(tmp_path / "scan.h5", coils)
     with pytest.raises(ConfigError, match="raw k-space"):

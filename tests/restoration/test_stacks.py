@@ -17,10 +17,11 @@ from medidiff.io import read_volume, write_volume
 from medidiff.operators import SliceOperator, SliceProfile, stack_operator
 from medidiff.operators.motion import rigid_matrices
 from medidiff.reconstruct import ReconstructOptions, ReconstructResult, reconstruct
-from medidiff.restoration.register import Stack, displacement, find_motion, pooled
 from medidiff.restoration.joint import union
+from medidiff.restoration.register import Stack, displacement, find_motion, pooled
 from medidiff.volume import Volume
 from tests.operators.registry import turned
+from tests.sinograms import write_sinogram
 from tests.tiny_model import write_tiny_model
 
 SIDE, FACTOR = 56, 4
@@ -132,6 +133,19 @@ def test_a_stack_of_another_place_is_refused_from_its_header(tmp_path: Path, hea
 def test_several_scans_go_with_no_job_for_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="joined as stacks"):
         reconstruct([tmp_path / "a.nii", tmp_path / "b.nii"], None, ReconstructOptions(denoise=True))
+
+
+def test_a_scan_given_twice_is_no_second_stack(tmp_path: Path, head: Volume) -> None:
+    write_volume(sliced(head, 2), tmp_path / "ax.nii.gz")
+    with pytest.raises(ConfigError, match="given twice"):
+        reconstruct([tmp_path / "ax.nii.gz", tmp_path / "." / "ax.nii.gz"], None, ReconstructOptions())
+
+
+def test_raw_data_are_no_stack(tmp_path: Path, head: Volume) -> None:
+    pytest.importorskip("h5py", reason="projections need the extra ct")
+    write_volume(sliced(head, 2), tmp_path / "ax.nii.gz")
+    with pytest.raises(ConfigError, match="raw data"):
+        reconstruct([tmp_path / "ax.nii.gz", write_sinogram(tmp_path / "ct.h5")], None, ReconstructOptions())
 
 
 def test_parallel_stacks_are_joined_with_a_word_of_doubt(tmp_path: Path, head: Volume) -> None:
