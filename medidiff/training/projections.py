@@ -155,7 +155,7 @@ class ProjectionBatches:
         config = self.config
         rng = np.random.default_rng([self.seed, BANK_STREAM, index])
         generator = torch.Generator(device=self.device).manual_seed(derive_seed(self.seed, BANK_STREAM, index))
-        fine = self._planes(rng)
+        fine = _finer(self._planes(rng))
         truth = functional.avg_pool2d(fine.movedim(2, 0)[:, None], 2)[:, 0].movedim(0, 2).contiguous()
         count = round(float(np.exp(rng.uniform(*np.log(config.views)))))
         arc = float(rng.uniform(*config.arc)) if rng.random() < config.limited_share else 180.0
@@ -181,10 +181,7 @@ class ProjectionBatches:
         )
 
     def _planes(self, rng: np.random.Generator) -> Tensor:
-        """Scattered planes of a random scan, resized and a little recoloured, shape (2 i, 2 j, planes).
-
-        Their pixels are half the size of those of an acquisition: as far as the scan has such structure, it is real.
-        """
+        """Scattered planes of a random scan, resized and a little recoloured, shape (i, j, planes)."""
         config = self.config
         volume = self.volumes[int(rng.choice(len(self.volumes), p=self._weights))]
         chosen = np.sort(rng.choice(volume.data.shape[2], config.planes, replace=False))
@@ -192,7 +189,7 @@ class ProjectionBatches:
         longer = max(block.shape[:2])
         low, high = config.sides
         side = rng.uniform(min(low, config.enlarge * longer), min(high, config.enlarge * longer))
-        size = [2 * max(8, round(n * side / longer)) for n in block.shape[:2]]
+        size = [max(8, round(n * side / longer)) for n in block.shape[:2]]
         resized = functional.interpolate(
             block.movedim(2, 0)[:, None], size=size, mode="bicubic", antialias=True, align_corners=False
         )
@@ -204,10 +201,17 @@ class ProjectionBatches:
         # A plane smaller than the patch is laid into air, somewhere.
         pad = []
         for n in reversed(x.shape[:2]):
-            missing = max(0, config.patch - n // 2)
+            missing = max(0, config.patch - n)
             before = int(rng.integers(0, missing + 1))
-            pad += [2 * before, 2 * (missing - before)]
+            pad += [before, missing - before]
         return functional.pad(x, (0, 0, *pad))
+
+
+def _finer(planes: Tensor) -> Tensor:
+    """Pixels of half the size, by cubic interpolation, shape (2 i, 2 j, planes)."""
+    x = planes.movedim(2, 0)[:, None]
+    finer = functional.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
+    return finer[:, 0].movedim(0, 2).clamp_min(0).contiguous()
 
 
 def _save(path: Path, taken: Acquisition) -> None:
