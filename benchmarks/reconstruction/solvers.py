@@ -280,13 +280,14 @@ def write_figure(rows: Sequence[Row], out: Any) -> None:
     for axes, score, label in zip(panels, ("spectrum", "patches"), ("spectrum (dB)", "patches (%)"), strict=True):
         for number, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
             points = [(n, float(v.mean())) for m, n, v in _means(rows, score) if m == method]
-            label = method if score == "spectrum" else None
+            name = method if score == "spectrum" else None
             colour, width = f"C{number}", 2.0 if method in OURS else 1.1
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label, linewidth=width, color=colour)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, linewidth=width, color=colour)
         axes.set_xscale("log")
         axes.set_xticks([1, 3, 5, 10, 20, 50], ["1", "3", "5", "10", "20", "50"])
         axes.set_xlabel("evaluations of the network")
         axes.set_ylabel(label)
+        axes.set_ylim(0, {"spectrum": 8, "patches": 25}[score])  # Heun's first steps are far beyond
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     scoring.save(canvas, out)
