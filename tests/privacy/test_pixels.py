@@ -16,7 +16,7 @@ from medidiff.privacy.deidentify import deidentify_dataset
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.pixels import clean_frames
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
-from medidiff.privacy.textlike import find_text_lines
+from medidiff.privacy.textlike import find_text_lines, stands_alone
 from tests.privacy.planting import packaged
 
 KEY = PrivacyKey(bytes(range(32)))
@@ -218,6 +218,17 @@ def test_a_short_name_alone_on_plain_ground_is_blanked(text: str) -> None:
     assert result.pixels == "blanked"
     assert (after[ink] == pixels.min()).all()
     np.testing.assert_array_equal(after[48:], pixels[48:])
+
+
+def test_an_antialiased_line_on_plain_ground_stands_alone() -> None:
+    picture = np.random.default_rng(1).normal(20, 1, (256, 256)).round()
+    canvas = Image.new("L", (200, 34), 0)
+    ImageDraw.Draw(canvas).text((4, 3), "BRZEZICKA", fill=255, font=font(FONTS[0], 20))
+    ink = np.asarray(canvas) / 255.0
+    picture[4:38, 4:204] += np.round(ink * 900)
+
+    assert any(stands_alone(line, picture) for line in find_text_lines(picture, min_parts=3))
+    assert not any(stands_alone(line, picture) and line.score >= 0.8 for line in find_text_lines(picture, min_parts=3))
 
 
 def test_a_row_of_brains_is_no_line_of_text(shared: Path) -> None:
