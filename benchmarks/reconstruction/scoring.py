@@ -29,6 +29,7 @@ Method = Callable[[], Array]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SCORES = ("psnr", "psnr_low", "psnr_high", "gain", "gain_low", "gain_high", "ssim", "cpu_seconds", "blocks", "voxels")
 COLOURS = {"medidiff": "#d1495b"}
+CYCLE = [*(f"C{n}" for n in range(10)), "black", "gold"]  # more than ten methods are still told apart
 BLOCK = 24  # voxels: errors are correlated over a few voxels, at most a slice
 
 
@@ -123,7 +124,7 @@ def bars(rows: Sequence[Row], key: Sequence[str], title: str, out: Path) -> None
     """PSNR by case and method, with intervals."""
     cases = list(dict.fromkeys(" ".join(str(r[k]) for k in key) for r in rows))
     methods = list(dict.fromkeys(str(r["method"]) for r in rows))
-    figure = Figure(figsize=(max(6, 1.3 * len(cases)), 3.8), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(max(6, 1.5 * len(cases)), 3.8), dpi=120, layout="constrained", facecolor="white")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
@@ -132,8 +133,8 @@ def bars(rows: Sequence[Row], key: Sequence[str], title: str, out: Path) -> None
         values = np.array([[float(part[cases[n]][c]) for c in ("psnr", "psnr_low", "psnr_high")] for n in where])
         axes.bar(
             np.array(where) + (number - (len(methods) - 1) / 2) * width, values[:, 0], width, label=method,
-            yerr=[values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], color=COLOURS.get(method, f"C{number}"),
-            error_kw={"linewidth": 0.8},
+            yerr=[values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], error_kw={"linewidth": 0.8},
+            color=COLOURS.get(method, CYCLE[number % len(CYCLE)]),
         )  # fmt: skip
     low = min(float(r["psnr_low"]) for r in rows)
     axes.set_ylim(bottom=max(0, low - 2))
