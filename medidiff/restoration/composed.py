@@ -17,6 +17,7 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import GeometryError
 from medidiff.geometry import Geometry
 from medidiff.operators.base import LinearOperator
+from medidiff.operators.mask import MaskOperator
 from medidiff.operators.motion import MovedSlices
 from medidiff.operators.slices import SliceOperator
 from medidiff.restoration.chain import DATA_STEPS, Chain, Turned
@@ -102,6 +103,9 @@ class ComposedJob(OfScan):
             encoded = np.ascontiguousarray(codec.encode(frame.astype(np.float32)))
             operator = as_learned(Chain(self.built[1], damping(settings.noise_std), DATA_STEPS))
             y = torch.from_numpy(encoded)[None, None].to(device)
+            if isinstance(self.built[1][-1], MaskOperator):
+                # What lies in lost voxels is no measurement: no image could reproduce it.
+                y = self.built[1][-1].forward(y)
             done = restore(model, operator, y, settings, counted)
 
             def decoded(x: torch.Tensor) -> Array:

@@ -184,7 +184,7 @@ def test_a_scan_is_restored_as_its_file_says(tmp_path: Path, head: Volume, name:
         lost = np.zeros((1, *coarse.shape), np.uint8)
         lost[..., 4] = 1
         write_volume(Volume(lost, coarse), tmp_path / "lost.nii.gz")
-        y[..., 4] = 0
+        y[..., 4] = 1.5 * y.max()  # spoiled, not empty
     write_volume(Volume(y[0].numpy(), coarse), tmp_path / "scan.nii.gz")
     (tmp_path / "op.yaml").write_text(text)
     options = ReconstructOptions(operator=tmp_path / "op.yaml", fast=True)
