@@ -21,7 +21,7 @@ from medidiff.geometry import Geometry
 from medidiff.io.kspace import KSpaceInfo, RawKSpace, probe_kspace, read_kspace
 from medidiff.io.kspace.reduce import to_image
 from medidiff.operators.kspace import CartesianKSpace
-from medidiff.restoration.coils import CoilMaps, choose_method, compress, estimate_maps
+from medidiff.restoration.coils import SMALLEST_ESPIRIT_REGION, CoilMaps, choose_method, compress, estimate_maps
 from medidiff.restoration.kspace import restore_kspace
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.run import Frame, Run, joined
@@ -108,8 +108,9 @@ class KSpaceJob:
 
     def plan(self) -> Plan:
         raw = self.raw
-        words = [*self.info.words, _acceleration_words(raw), *self._maps_words()]
-        warnings = [*self.info.warnings, *raw.warnings, PRIOR_DOUBT]
+        maps_words, maps_doubts = self._maps_words()
+        words = [*self.info.words, _acceleration_words(raw), *maps_words]
+        warnings = [*self.info.warnings, *raw.warnings, *maps_doubts, PRIOR_DOUBT]
         spacing = self.geometry.spacing
         low, high = TRAINED_VOXELS
         if not all(low <= step <= high for step in spacing[:2]):
@@ -193,10 +194,10 @@ class KSpaceJob:
         images = to_image(planes.samples.numpy(), (1, 2))
         return frame, self._placed(torch.from_numpy(images).abs().square().sum(0).sqrt(), planes.order)
 
-    def _maps_words(self) -> list[str]:
-        """How the coil maps will be found; without reference lines this is where it ends."""
+    def _maps_words(self) -> tuple[list[str], list[str]]:
+        """How the coil maps will be found, and doubts about them; without reference lines this is where it ends."""
         if self.info.coils == 1:
-            return []
+            return [], []
         planes, calibration, _ = prepared(self.raw, 0)
         source = calibration or planes
         try:
@@ -204,7 +205,16 @@ class KSpaceJob:
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
         how = "by ESPIRiT" if method == "ESPIRiT" else "as the strongest local combination of low-resolution images"
-        return [f"Coil maps are found {how}, from the {i} x {j} samples in the middle of k-space."]
+        words = [f"Coil maps are found {how}, from the {i} x {j} samples in the middle of k-space."]
+        if all(
+            side >= min(SMALLEST_ESPIRIT_REGION, n // 2 * 2) for side, n in zip((i, j), source.mask.shape, strict=False)
+        ):
+            return words, []
+        doubt = (
+            f"Only {i} x {j} samples in the middle of k-space are complete: coil maps from so few are coarse, so is "
+            f"the result; {SMALLEST_ESPIRIT_REGION} reference lines and more are usual. Look at the data consistency."
+        )
+        return words, [doubt]
 
     def _maps(self, planes: Planes, calibration: Planes | None) -> CoilMaps | None:
         if len(planes.samples) == 1:

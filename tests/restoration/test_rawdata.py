@@ -91,6 +91,14 @@ def test_calibration_lines_apart_give_the_maps(tmp_path: Path, head: Array, coil
     assert error(found, head) < 0.2
 
 
+@pytest.mark.parametrize(("middle", "doubted"), [(range(25, 33), True), (range(20, 36), False)])
+def test_few_reference_lines_are_doubted(tmp_path: Path, coils: Array, middle: range, doubted: bool) -> None:
+    lines = tuple(n for n in range(56) if n % 2 == 0 or n in middle)
+    write_ismrmrd(tmp_path / "scan.h5", coils, Layout(lines=lines))
+    warnings = KSpaceJob.at(tmp_path / "scan.h5").plan().warnings
+    assert any("coil maps from so few are coarse" in text for text in warnings) == doubted
+
+
 def test_a_noise_scan_makes_the_coils_white_and_says_how_noisy_they_are(tmp_path: Path, coils: Array) -> None:
     rng = np.random.default_rng(3)
     mixing = np.eye(COILS) + 0.7 * (rng.normal(size=(COILS, COILS)) + 1j * rng.normal(size=(COILS, COILS)))
