@@ -71,7 +71,7 @@ def reconstruct(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples (default: drawn, and recorded).")] = None,
     model: Annotated[str | None, typer.Option(help="A model that ships (`medidiff models`), or a file.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="No network: cubic and exact projection, in seconds.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="No network: the classical answer alone.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
     preview: Annotated[Path | None, typer.Option(help="Also draw a picture here (PNG).")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a page here (HTML).")] = None,

@@ -125,7 +125,7 @@ def _half_widths(
     Raises:
         InputError: the calibration does not cover this job.
     """
-    from medidiff.restoration.job import SliceJob
+    from medidiff.restoration.jobs.base import SliceJob
     from medidiff.uncertainty import NotCalibratedError, Seen
 
     if not isinstance(job, SliceJob) or len(job.chosen.stages) != 1:

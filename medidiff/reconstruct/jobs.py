@@ -14,7 +14,7 @@ from medidiff.reconstruct.options import ReconstructOptions
 
 if TYPE_CHECKING:
     from medidiff.operators.slices import MeasuredProfile, Profile
-    from medidiff.restoration.job import Job, Scan
+    from medidiff.restoration.jobs.base import Job, Scan
 
 
 def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
@@ -31,7 +31,7 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     if is_kspace(sources[0]):
         return _kspace(sources[0], options)
     info = probe(sources[0])  # what is no scan is told before torch is loaded
-    from medidiff.restoration.job import Scan, SliceJob
+    from medidiff.restoration.jobs.base import Scan, SliceJob
 
     if options.motion:
         return _stacks(sources, options)
@@ -39,7 +39,7 @@ def find_job(sources: Sequence[Path], options: ReconstructOptions) -> Job:
     if options.repairs:
         return _repair(scan, options)
     if options.operator is not None:
-        from medidiff.restoration.composed import ComposedJob
+        from medidiff.restoration.jobs.composed import ComposedJob
 
         return ComposedJob.of(scan, options.operator)
     return SliceJob.of(scan, spacing=options.spacing, thickness=options.thickness, profile=_profile(options))
@@ -57,7 +57,7 @@ def _projections(source: Path, options: ReconstructOptions) -> Job:
             f"{source} holds raw projections: --spacing, --thickness, --profile, --inpaint, --denoise, --motion and "
             "--operator are for scans; leave them out"
         )
-    from medidiff.restoration.projections import ProjectionJob
+    from medidiff.restoration.jobs.projections import ProjectionJob
 
     return ProjectionJob.at(source)
 
@@ -76,7 +76,7 @@ def _kspace(source: Path, options: ReconstructOptions) -> Job:
             f"{source} is raw k-space: it becomes an image first, without --spacing, --thickness, --profile, "
             "--inpaint, --denoise, --motion or --operator"
         )
-    from medidiff.restoration.rawdata import KSpaceJob
+    from medidiff.restoration.jobs.kspace import KSpaceJob
 
     return KSpaceJob(source, info)
 
@@ -99,8 +99,8 @@ def _stacks(sources: Sequence[Path], options: ReconstructOptions) -> Job:
         if len(sources) > 1 and (is_sinogram(source) or is_kspace(source)):
             raise ConfigError(f"{source} holds raw data, which is reconstructed by itself: give it alone")
     infos = [probe(source) for source in sources]
-    from medidiff.restoration.job import Scan
-    from medidiff.restoration.stacks import StacksJob
+    from medidiff.restoration.jobs.base import Scan
+    from medidiff.restoration.jobs.stacks import StacksJob
 
     scans = [Scan(source, info) for source, info in zip(sources, infos, strict=True)]
     return StacksJob.of(
@@ -129,7 +129,7 @@ def _repair(scan: Scan, options: ReconstructOptions) -> Job:
     Raises:
         InputError: the mask is none, or not one of this scan.
     """
-    from medidiff.restoration.job import RepairJob
+    from medidiff.restoration.jobs.base import RepairJob
     from medidiff.restoration.repair import Denoise, Inpaint, check_same_grid
 
     if options.inpaint is None:

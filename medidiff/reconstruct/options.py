@@ -33,7 +33,7 @@ class ReconstructOptions:
         steps: Network evaluations a sample.
         seed: For samples; a fresh one is drawn and recorded if there is none.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
-        fast: No network: cubic interpolation and exact projection, in seconds.
+        fast: No network: the classical answer alone.
         preview: Where to write a picture.
         report: Where to write an HTML page.
         inpaint: A mask of voxels to fill (1 = missing) on the scan's grid; the slices are then left as they are.

@@ -17,7 +17,7 @@ from medidiff.errors import ConfigError, InputError
 from medidiff.io import read_volume
 from medidiff.reconstruct import ReconstructOptions, reconstruct
 from medidiff.restoration import Settings
-from medidiff.restoration.rawdata import KSpaceJob, prepared
+from medidiff.restoration.jobs.kspace import KSpaceJob, prepared
 from medidiff.training.kspace_simulation import coil_maps
 from medidiff.volume import Volume
 from tests.diffusion.networks import random_unet
@@ -109,7 +109,7 @@ def test_a_noise_scan_makes_the_coils_white_and_says_how_noisy_they_are(tmp_path
     assert raw.noise_covariance is not None
     _, _, noise = prepared(raw, 0)
     assert noise == pytest.approx(np.sqrt(np.mean(np.abs(mixing @ mixing.conj().T).diagonal())), rel=0.1)
-    from medidiff.restoration.rawdata import _whitening
+    from medidiff.restoration.jobs.kspace import _whitening
 
     whiten = _whitening(raw.noise_covariance).numpy()
     np.testing.assert_allclose(whiten @ raw.noise_covariance @ whiten.conj().T, np.eye(COILS), atol=1e-3)

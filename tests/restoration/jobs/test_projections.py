@@ -21,8 +21,8 @@ from medidiff.operators import ParallelBeam
 from medidiff.operators.projection import views
 from medidiff.reconstruct import ReconstructOptions, reconstruct
 from medidiff.restoration import Settings
+from medidiff.restoration.jobs.projections import ProjectionJob
 from medidiff.restoration.looks import LOOKS, ORIENTATIONS, look_again, unexplained
-from medidiff.restoration.projections import ProjectionJob
 from medidiff.training.validate_projections import ProjectionValidation
 from tests.sinograms import BINS, phantom, write_sinogram
 

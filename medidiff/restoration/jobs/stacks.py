@@ -19,7 +19,7 @@ from medidiff.diffusion.sampler import SOLVERS, posterior_mean, sample
 from medidiff.errors import GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.operators.slices import MeasuredProfile, Profile
-from medidiff.restoration.job import DEFAULT_PRIORS, OnProgress, Scan
+from medidiff.restoration.jobs.base import DEFAULT_PRIORS, OnProgress, Scan
 from medidiff.restoration.joint import Join, JointPosterior, union
 from medidiff.restoration.motion import groups_of
 from medidiff.restoration.plan import MAX_FINE_VOXELS, Plan

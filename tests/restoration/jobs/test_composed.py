@@ -18,7 +18,7 @@ from medidiff.operators.motion import MovedSlices
 from medidiff.operators.task import Task
 from medidiff.reconstruct import ReconstructOptions, reconstruct
 from medidiff.restoration.chain import Chain, Turned, merged, toward_data
-from medidiff.restoration.composed import as_learned
+from medidiff.restoration.jobs.composed import as_learned
 from medidiff.restoration.operator_config import OperatorConfig, build, read_motion, read_profile
 from medidiff.volume import Volume
 from tests.operators.registry import dense, random_batch
@@ -70,7 +70,7 @@ def test_two_slicings_make_two_axes_fine() -> None:
         ("kind: operator\nsteps:\n  - {kind: slices}\n  - {kind: smear}\n", r"x.yaml:4: steps\[1\]: .*'smear'"),
         (
             "kind: operator\nsteps:\n  - kind: blur\n    fwhm_mm: -1\n",
-            r"x.yaml:4: steps\[0\].fwhm_mm: .*greater",
+            r"x.yaml:4: steps\[0\].fwhm_mm: .*greater than 0, got -1$",  # and no second line: the list is not empty
         ),
         ("kind: operator\nsteps: []\n", r"x.yaml:2: steps: .*at least 1"),
         ("kind: operator\nsteps:\n  - {kind: mask, file: m.nii}\n  - {kind: slices}\n", "a mask .* comes last"),
