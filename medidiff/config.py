@@ -59,8 +59,24 @@ def parse_config(text: str, model: type[C], source: str = "config") -> C:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_describe(problem, tree, source) for problem in error.errors(include_url=False)]
+        problems = _first_hand(error.errors(include_url=False))
+        lines = [_describe(problem, tree, source) for problem in problems]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _first_hand(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what only follows: a list whose items are wrong is then found to be too short as well."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if not (
+            problem["type"] == "too_short"
+            and any(
+                len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places
+            )
+        )
+    ]
 
 
 def dump_config(config: Config) -> str:

@@ -40,7 +40,11 @@ FORMATS = (
 # What else people try, so that the message can say what it is.
 _OTHERS = (
     (0, b"PK\x03\x04", "a zip archive; unpack it, or use `medidiff ingest`"),
-    (0, b"\x89HDF", "an HDF5 file (MINC, raw k-space); convert it to NIfTI, or give raw data to the k-space reader"),
+    (
+        0,
+        b"\x89HDF",
+        "an HDF5 file that holds neither k-space (ISMRMRD, fastMRI) nor projections (Data Exchange); convert it",
+    ),
     (0, b"CDF", "a MINC-1 file; convert it to NIfTI first"),
     (0, b"ObjectType", "a MetaImage; convert it to NIfTI or NRRD first"),
     (0, b"\x93NUMPY", "a NumPy array: it does not say where its voxels lie; write it as NIfTI with an affine"),
