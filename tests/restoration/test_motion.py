@@ -29,8 +29,8 @@ def head(mni: Volume) -> Volume:
     return Volume(np.array(mni.data[box]), mni.geometry.cropped(start, (SIDE,) * 3))
 
 
-def moving_stack(head: Volume, axis: int, motion: np.ndarray) -> Volume:
-    grid = head.geometry.resampled(axis, SLICES, float(FACTOR))
+def moving_stack(head: Volume, axis: int, motion: np.ndarray, count: int = SLICES) -> Volume:
+    grid = head.geometry.resampled(axis, count, float(FACTOR))
     operator = MovedSlices(1, head.geometry, grid, axis, SliceProfile(FACTOR, FACTOR), motion)
     return Volume(operator.forward(torch.from_numpy(head.data)[None])[0].numpy(), grid)
 
@@ -76,21 +76,28 @@ def test_two_shots_are_laid_onto_each_other_and_the_result_is_better(tmp_path: P
 
 
 @pytest.mark.slow
-def test_with_three_stacks_every_slice_finds_its_place(head: Volume) -> None:
+def test_with_three_stacks_every_slice_finds_its_place(shared: Path) -> None:
+    # A template, or a smaller piece of a head, holds too little for so many movements.
+    whole = read_volume(shared / "data" / "head-t1-dcm-qa-uih" / "uih-a_T1w_1mm.nii.gz").reoriented()
+    side = 80
+    a, b, c = ((n - side) // 2 for n in whole.geometry.shape)
+    data = np.array(whole.data[:, a : a + side, b : b + side, c + 10 : c + 10 + side])
+    head = Volume(data, whole.geometry.cropped((a, b, c + 10), (side,) * 3))
+    count = side // FACTOR
     rng = np.random.default_rng(0)
     stacks, motions = [], []
     for axis in (2, 1, 0):
-        motion = 0.7 * rng.normal(size=(SLICES, 6)) * np.array([0.02] * 3 + [1.0] * 3)
-        volume = moving_stack(head, axis, motion)
+        motion = 0.7 * rng.normal(size=(count, 6)) * np.array([0.02] * 3 + [1.0] * 3)
+        volume = moving_stack(head, axis, motion, count)
         stacks.append(
             Stack(torch.from_numpy(volume.data / head.data.max())[None], volume.geometry, axis, float(FACTOR))
         )
         motions.append(motion)
-    found = find_movements(stacks, head.geometry, [groups_of(SLICES, 0)] * 3)
+    found = find_movements(stacks, head.geometry, [groups_of(count, 0)] * 3)
     inner = slice(3, -3)  # the outermost slices leave the piece of the head that there is
     for own, true, stack in zip(found, motions, stacks, strict=True):
         grid = stack.geometry
-        assert misplaced(own[inner], true[inner], grid) < 0.5 * misplaced(0 * true[inner], true[inner], grid)
+        assert misplaced(own[inner], true[inner], grid) < 0.33 * misplaced(0 * true[inner], true[inner], grid)
 
 
 def test_slices_that_moved_together_are_told_apart() -> None:
