@@ -42,24 +42,24 @@ class Restorable(Protocol):
 
 def condition_from(operator: Restorable, y: Tensor, noise_std: float = 0.0) -> Condition:
     """What a network is told about measurements ``y`` of shape (b, *operator.out_shape)."""
-    reference, task = operator.reference(y), operator.task(noise_std)
+    reference = operator.reference(y)
+    return condition_of(reference, operator.known(y).to(reference), operator.task(noise_std))
+
+
+def condition_of(reference: Tensor, known: Tensor, task: Task) -> Condition:
+    """What a network is told, from its parts: images of shape (b, 1, i, j, k), and one task for all of them."""
     return Condition(
         reference=reference,
-        known=operator.known(y).to(reference),
-        task=task.vector().to(reference).expand(len(y), -1),
-        scale=torch.full((len(y),), task.scale, dtype=reference.dtype, device=reference.device),
+        known=known,
+        task=task.vector().to(reference).expand(len(reference), -1),
+        scale=torch.full((len(reference),), task.scale, dtype=reference.dtype, device=reference.device),
     )
 
 
 def unconditional(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Condition:
     """The condition of a network that is told nothing: a prior over whole images, shape (b, 1, i, j, k)."""
     nothing = torch.zeros(shape, device=device)
-    return Condition(
-        reference=nothing,
-        known=nothing,
-        task=NOTHING_KNOWN.vector().to(device).expand(shape[0], -1),
-        scale=torch.full((shape[0],), NOTHING_KNOWN.scale, device=device),
-    )
+    return condition_of(nothing, nothing, NOTHING_KNOWN)
 
 
 def unguided(prior: Denoiser, likelihood: Likelihood, x: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG001

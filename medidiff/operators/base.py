@@ -21,6 +21,8 @@ Batch = Shaped[Tensor, "b ..."]
 # Iterations after which conjugate gradients are given up: the operators here are well conditioned, and what is
 # left of the residual by then is below measurement noise.
 MAX_CG_STEPS = 50
+# Relative residual at which a step toward noisy data is good enough.
+DATA_TOLERANCE = 1e-4
 
 
 class LinearOperator(ABC):
@@ -190,3 +192,26 @@ def conjugate_gradients(
         beta = torch.where(previous > goal, energy / previous.clamp_min(torch.finfo(energy.dtype).tiny), 0.0)
         direction = residual + per_item(beta, x) * direction
     return x
+
+
+def toward_data(operator: LinearOperator, x0: Tensor, y: Tensor, damping: float, *, steps: int) -> Tensor:
+    """Minimise ``|A x - y|^2 + damping |x - x0|^2`` by conjugate gradients on the image.
+
+    Args:
+        operator: ``A``; of a real image only the real part is moved.
+        x0: Where to begin, and to stay near, shape (b, *operator.in_shape).
+        y: Measurements, shape (b, *operator.out_shape).
+        damping: Not negative.
+        steps: At most; few of them regularise as well (Hanke 1995).
+    Source: Hestenes & Stiefel (1952) on the normal equations.
+    """
+
+    def back(r: Tensor) -> Tensor:
+        image = operator.adjoint(r)
+        return image.real if image.is_complex() and not x0.is_complex() else image
+
+    def normal(v: Tensor) -> Tensor:
+        return back(operator.forward(v)) + damping * v
+
+    right = back(y - operator.forward(x0))
+    return x0 + conjugate_gradients(normal, right, steps=steps, tolerance=DATA_TOLERANCE)

@@ -100,7 +100,7 @@ def reconstruct(
         "peak_memory_mb": round(peak_memory_mb()),
         **certainty.record,
     }
-    return _write(given, targets, job, run, certainty, record)
+    return _write(given, targets, job, plan, run, certainty, record)
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -190,7 +190,13 @@ def _as_sample(job: Job, run: Run) -> Run:
 
 
 def _write(
-    sources: Sequence[Path], targets: Targets, job: Job, run: Run, certainty: Certainty, record: dict[str, Any]
+    sources: Sequence[Path],
+    targets: Targets,
+    job: Job,
+    plan: Plan,
+    run: Run,
+    certainty: Certainty,
+    record: dict[str, Any],
 ) -> ReconstructResult:
     geometry = job.geometry
     conformed, _, _ = geometry.reoriented()
@@ -224,7 +230,7 @@ def _write(
         write_presentation(volumes, record, preview=targets.preview, report=targets.report)
     write(volumes["restored"], targets.volume)
     atomic_write_json(targets.record, record)
-    return ReconstructResult(targets.volume, record, job.plan(), targets.samples, targets.spread, volumes)
+    return ReconstructResult(targets.volume, record, plan, targets.samples, targets.spread, volumes)
 
 
 def peak_memory_mb() -> float:

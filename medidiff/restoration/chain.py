@@ -11,12 +11,11 @@ from torch import Tensor
 
 from medidiff.errors import GeometryError
 from medidiff.guidance import Restorable
-from medidiff.operators.base import LinearOperator, conjugate_gradients
+from medidiff.operators.base import LinearOperator, toward_data
 from medidiff.operators.task import Task
 
 # Steps of conjugate gradients after which more of them would only chase the noise in the data.
 DATA_STEPS = 20
-DATA_TOLERANCE = 1e-4
 # A classical answer that is this near to the data needs no correction.
 AGREES = 1e-4
 
@@ -62,7 +61,7 @@ class Chain(LinearOperator):
         for step in reversed(self.steps):
             x = restorable(step).reference(x)
         agrees = float((self.forward(x) - y).norm()) <= AGREES * float(y.norm())
-        return x if agrees else toward_data(self, x, y, self.damping)
+        return x if agrees else toward_data(self, x, y, self.damping, steps=DATA_STEPS)
 
     def known(self, y: Tensor) -> Tensor:
         """How directly each voxel was measured, over all steps, shape (b, *in_shape)."""
@@ -145,16 +144,3 @@ def merged(tasks: Sequence[Task]) -> Task:
     worst = [max(values) for values in zip(*map(astuple, tasks), strict=True)]
     own = {field.name: value for field, value in zip(fields(Task), worst, strict=True)}
     return Task(**own | {"thickness": thickest.thickness, "gaussian": thickest.gaussian})
-
-
-def toward_data(operator: LinearOperator, x0: Tensor, y: Tensor, damping: float, *, steps: int = DATA_STEPS) -> Tensor:
-    """Minimise ``|A x - y|^2 + damping |x - x0|^2`` by conjugate gradients on the image.
-
-    Source: Hestenes & Stiefel (1952) on the normal equations; few steps regularise as well (Hanke 1995).
-    """
-
-    def normal(v: Tensor) -> Tensor:
-        return operator.adjoint(operator.forward(v)) + damping * v
-
-    right = operator.adjoint(y - operator.forward(x0))
-    return x0 + conjugate_gradients(normal, right, steps=steps, tolerance=DATA_TOLERANCE)

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import Condition, Preconditioned
+from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.tiling import TiledDenoiser, Tiling
 from medidiff.errors import InputError
 from medidiff.geometry import Geometry
+from medidiff.guidance import condition_of
 from medidiff.operators import MaskOperator, ResampleOperator, SliceOperator, StackedOperator, stack_operator
-from medidiff.operators.base import LinearOperator
+from medidiff.operators.base import LinearOperator, toward_data
 from medidiff.operators.motion import rigid_matrices
 from medidiff.operators.slices import SliceProfile
 from medidiff.operators.smooth import smooth_least_squares, spanned
 from medidiff.operators.task import Task
-from medidiff.restoration.chain import toward_data
 from medidiff.restoration.motion import find_movements, groups_of, moved
 from medidiff.restoration.register import Stack, displacement, find_motion
 
@@ -143,12 +143,8 @@ class Look:
 
     @classmethod
     def of(cls, model: Preconditioned, reference: Tensor, known: Tensor, task: Task, axis: int, tiling: Tiling) -> Look:
-        turned = Condition(
-            reference=reference.movedim(axis + 2, -1).contiguous(),
-            known=known.movedim(axis + 2, -1).contiguous(),
-            task=task.vector().to(reference)[None],
-            scale=torch.full((1,), task.scale, device=reference.device),
-        )
+        seen, share = (x.movedim(axis + 2, -1).contiguous() for x in (reference, known))
+        turned = condition_of(seen, share, task)
         return cls(TiledDenoiser(model, turned, tiling), axis, reference)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from medidiff.diffusion.denoiser import Condition, Preconditioned
 from medidiff.diffusion.sampler import posterior_mean
 from medidiff.diffusion.tiling import TiledDenoiser, Tiling
-from medidiff.guidance import condition_from
+from medidiff.guidance import condition_from, condition_of
 from medidiff.operators.projection import ParallelBeam
 from medidiff.operators.task import Task
 
@@ -84,7 +84,7 @@ def look_again(
         damping = (level / (trust * prior.spread)) ** 2
         x0 = torch.stack(answers).mean(0)
         estimates.append(operator.consistent(x0, y, damping, steps=DATA_STEPS).clamp_min(0))
-        condition = _later(condition, task, estimates[-1])
+        condition = condition_of(estimates[-1], condition.known, later_look(task))
     return estimates
 
 
@@ -115,14 +115,3 @@ def _back(x: Tensor, orientation: int) -> Tensor:
     """Undo ``_turn``."""
     x = x.transpose(2, 3) if orientation & 4 else x
     return x.flip([2 + axis for axis in range(2) if orientation >> axis & 1])
-
-
-def _later(condition: Condition, task: Task, reference: Tensor) -> Condition:
-    """The condition of a look after the first."""
-    again = later_look(task)
-    return Condition(
-        reference=reference,
-        known=condition.known,
-        task=again.vector().to(reference).expand(len(reference), -1),
-        scale=torch.full_like(condition.scale, again.scale),
-    )

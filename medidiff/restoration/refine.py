@@ -18,12 +18,9 @@ from torch import Tensor
 from medidiff.diffusion.denoiser import Condition, Preconditioned
 from medidiff.diffusion.sampler import posterior_mean
 from medidiff.diffusion.tiling import TiledDenoiser, Tiling
-from medidiff.operators.base import LinearOperator, conjugate_gradients
 
 # Axes mirrored in each evaluation, in turn: every second one is the opposite of the one before.
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-3, -2, -1), (-3,), (-2, -1), (-2,), (-3, -1), (-1,), (-3, -2))
-# Conjugate-gradient steps toward the data; they begin at the network's answer.
-DATA_STEPS, DATA_TOLERANCE = 12, 1e-4
 
 OnEvaluation = Callable[[int, int], None]
 
@@ -44,7 +41,7 @@ def alternate(
         model: Prior; of a complex image it is shown the magnitude, and the phase stays.
         start: A classical image, real or complex, shape (b, 1, i, j, k).
         conditions: One evaluation each: the condition of the network for an image, real, like ``start``.
-        data_step: From the network's answer to an image that agrees with the data, such as ``toward``.
+        data_step: From the network's answer to an image that agrees with the data, such as ``toward_data``.
         on_evaluation: Called with evaluations done, and in all.
     Returns:
         The estimate, like ``start``.
@@ -69,23 +66,6 @@ def look(
     prior = TiledDenoiser(model, condition, tiling or Tiling())
     answer = posterior_mean(prior, condition.reference.shape, device=condition.reference.device)
     return answer.flip(mirrored) if mirrored else answer
-
-
-def toward(operator: LinearOperator, data: Tensor, answer: Tensor, pull: float, *, steps: int = DATA_STEPS) -> Tensor:
-    """Minimise ``|A x - y|^2 + pull |x - answer|^2`` by conjugate gradients.
-
-    Args:
-        operator: ``A``.
-        data: ``A^H y``, in image space.
-        answer: Where to begin, and to stay near.
-    """
-
-    def normal(x: Tensor) -> Tensor:
-        back = operator.adjoint(operator.forward(x))
-        return (back if answer.is_complex() or not back.is_complex() else back.real) + pull * x
-
-    rest = data + pull * answer - normal(answer)
-    return answer + conjugate_gradients(normal, rest, steps=steps, tolerance=DATA_TOLERANCE)
 
 
 def magnitude(x: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from medidiff.diffusion.denoiser import Condition, Preconditioned
 from medidiff.operators import CartesianKSpace, MaskOperator
+from medidiff.operators.base import toward_data
 from medidiff.operators.sampling import random_mask
-from medidiff.restoration.refine import MIRRORS, alternate, look, magnitude, toward, with_phase
+from medidiff.restoration.refine import MIRRORS, alternate, look, magnitude, with_phase
 
 GRID = (1, 8, 8, 8)
 
@@ -56,9 +57,8 @@ def test_it_ends_where_network_and_data_agree() -> None:
     known = torch.rand(GRID, generator=torch.Generator().manual_seed(1)) > 0.5
     operator, pull, truth = MaskOperator(GRID, known), 0.5, image()
     y = operator.forward(truth)
-    data = operator.adjoint(y)
     found = alternate(
-        Preconditioned(Halving()), y, [condition] * 60, lambda answer: toward(operator, data, answer, pull)
+        Preconditioned(Halving()), y, [condition] * 60, lambda answer: toward_data(operator, answer, y, pull, steps=12)
     )
     expected = torch.where(known, truth / (1 + pull / 2), torch.zeros_like(truth))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -68,8 +68,7 @@ def test_the_step_toward_the_data_is_the_least_of_its_sum_for_complex_data_too()
     mask = torch.from_numpy(random_mask((8, 8), 2, seed=0))
     operator = CartesianKSpace(GRID, mask)  # type: ignore[arg-type]
     truth, answer = (torch.polar(image(n), 2 * image(n + 1)) for n in (0, 2))
-    data = operator.adjoint(operator.forward(truth))
-    found = toward(operator, data, answer, 0.3)
+    found = toward_data(operator, answer, operator.forward(truth), 0.3, steps=12)
     # Sampled frequencies are weighed 1 to 0.3, the others are the answer's.
     k, a, t = (operator.forward(x) for x in (found, answer, truth))
     torch.testing.assert_close(k, (t + 0.3 * a) / 1.3, atol=1e-4, rtol=1e-4)

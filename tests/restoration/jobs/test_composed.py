@@ -14,10 +14,11 @@ from medidiff.errors import ConfigError, GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.operators import BlurOperator, Likelihood, MaskOperator, SliceOperator, SliceProfile
+from medidiff.operators.base import toward_data
 from medidiff.operators.motion import MovedSlices
 from medidiff.operators.task import Task
 from medidiff.reconstruct import ReconstructOptions, reconstruct
-from medidiff.restoration.chain import Chain, Turned, merged, toward_data
+from medidiff.restoration.chain import Chain, Turned, merged
 from medidiff.restoration.jobs.composed import as_learned
 from medidiff.restoration.operator_config import OperatorConfig, build, read_motion, read_profile
 from medidiff.volume import Volume
