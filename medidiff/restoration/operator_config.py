@@ -19,7 +19,7 @@ from medidiff.geometry import Geometry
 from medidiff.io import probe, read_volume
 from medidiff.operators import BlurOperator, LinearOperator, MaskOperator, MeasuredProfile, SliceOperator, SliceProfile
 from medidiff.operators.motion import MovedSlices
-from medidiff.restoration.plan import MAX_FINE_VOXELS, SLIVER
+from medidiff.restoration.plan import MAX_FINE_VOXELS, finer
 from medidiff.restoration.repair import check_same_grid
 
 Axis = Literal["R", "A", "S"]
@@ -123,9 +123,7 @@ def _step(step: Step, after: Geometry, target: float, folder: Path) -> tuple[Lin
     axis = int(np.argmax(after.spacing)) if step.axis is None else AXES.index(step.axis)
     distance = after.spacing[axis]
     form = step.profile if step.profile_file is None else read_profile(folder / step.profile_file)
-    fine = after.resampled(
-        axis, max(1, math.ceil(after.shape[axis] * max(1.0, distance / target) - SLIVER)), min(target, distance)
-    )
+    fine = finer(after, axis, min(target, distance))
     if math.prod(fine.shape) > MAX_FINE_VOXELS:
         raise GeometryError(f"the result would have {math.prod(fine.shape):.2g} voxels: choose a coarser spacing_mm")
     profile = SliceProfile.of(distance, step.thickness_mm or distance, form, fine.spacing[axis])

@@ -17,8 +17,8 @@ LARGEST_TRAINED_FACTOR = 10.0
 TRAINED_THICKNESS = (0.6, 1.25)
 # A grid of more voxels than this is a mistake in the header or in the wish, not a scan.
 MAX_FINE_VOXELS = 1 << 30
-# Headers hold spacings such as 0.999995 mm: less of a voxel than this at the end of a stack is rounding.
-SLIVER = 0.05
+# Headers hold spacings such as 0.999995 mm: a share of the extent as small as this is rounding, and no further voxel.
+ROUNDING = 1e-5
 
 _AXIS_WORDS = ("left to right", "back to front", "foot to head")
 
@@ -64,7 +64,8 @@ class Plan:
         """The restored grid with the axes in the order and direction of the original file."""
         _, order, _ = original.reoriented()
         for stage in self.stages:
-            original = original.resampled(order[stage.axis], stage.fine.shape[stage.axis], self.spacing)
+            count, step = stage.fine.shape[stage.axis], stage.fine.spacing[stage.axis]
+            original = original.resampled(order[stage.axis], count, step)
         return original
 
 
@@ -116,14 +117,21 @@ def make_plan(
     return Plan(tuple(stages), target, tuple(words), tuple(warnings))
 
 
+def finer(grid: Geometry, axis: int, target: float) -> Geometry:
+    """A grid with voxels of ``target`` mm along an axis that cover the slices edge to edge, so that none is cut off.
+
+    Where only rounding would add a voxel, the voxels are wider by that much instead.
+    """
+    extent = grid.shape[axis] * grid.spacing[axis]
+    count = max(1, math.ceil(extent / target * (1 - ROUNDING)))
+    return grid.resampled(axis, count, max(target, extent / count))
+
+
 def _stage(grid: Geometry, axis: int, target: float, thickness: float, profile: Profile | MeasuredProfile) -> Stage:
-    factor = grid.spacing[axis] / target
-    # Fine voxels cover the slices edge to edge, so that none is cut off.
-    count = max(1, math.ceil(grid.shape[axis] * factor - SLIVER))
-    fine = grid.resampled(axis, count, target)
+    fine = finer(grid, axis, target)
     if math.prod(fine.shape) > MAX_FINE_VOXELS:
         raise GeometryError(f"the result would have {math.prod(fine.shape):.2g} voxels: choose a coarser --spacing")
-    return Stage(axis, SliceProfile.of(grid.spacing[axis], thickness, profile, target), grid, fine)
+    return Stage(axis, SliceProfile.of(grid.spacing[axis], thickness, profile, fine.spacing[axis]), grid, fine)
 
 
 def _describe(stage: Stage, thickness: float, *, assumed: bool) -> str:
