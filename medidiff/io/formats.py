@@ -146,6 +146,13 @@ def writer_for(path: Path) -> Writer:
     raise OutputError(f"cannot write {path}: the name must end in one of {endings}")
 
 
+def strip_extension(name: str) -> str:
+    """A file's name without the ending of a volume format; a name without one comes back as it is."""
+    endings = sorted((suffix for known in FORMATS for suffix in known.suffixes), key=len, reverse=True)
+    found = next((suffix for suffix in endings if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(found)]
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
