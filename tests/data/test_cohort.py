@@ -34,7 +34,7 @@ def scan(
 
 def label(folder: Path, name: str, shape: tuple[int, int, int] = (9, 11, 10)) -> Path:
     data = np.zeros((1, *shape), dtype=np.uint8)
-    data[0, 3:6, 4:7, 3:6] = 2
+    data[0, 0:3, 4:7, 3:6] = 2  # at the border, where padding would repeat it
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(Volume(data, Geometry(np.eye(4), shape), Modality.LABEL), path)
