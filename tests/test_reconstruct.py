@@ -422,6 +422,19 @@ def test_fast_is_the_classical_answer(tmp_path: Path) -> None:
     assert np.corrcoef(restored.ravel(), baseline.ravel())[0, 1] > 0.999
 
 
+def test_without_a_network_nothing_is_said_of_its_training(model: str, tmp_path: Path) -> None:
+    """A factor of 12 is beyond the prior; few slices are a doubt about the data whoever restores them."""
+    write_volume(scan(Geometry(np.diag([1.0, 1.0, 12.0, 1.0]), (16, 16, 3))), tmp_path / "a.nii")
+    told = {
+        fast: reconstruct(
+            tmp_path / "a.nii", tmp_path / "b.nii", ReconstructOptions(fast=fast, model=None if fast else model)
+        ).record["warnings"]
+        for fast in (True, False)
+    }
+    assert [text.split()[0] for text in told[True]] == ["Only"]
+    assert any("trained" in text for text in told[False])
+
+
 def test_a_sample_never_falls_on_the_input(model: str, tmp_path: Path) -> None:
     write_volume(scan(CASES["axial"].geometry), tmp_path / "a_sample-01.nii")
     with pytest.raises(OutputError, match="it is the input"):

@@ -47,7 +47,7 @@ def outlook(found: VolumeInfo) -> tuple[list[str], list[str]]:
         plan = make_plan(found.geometry, thickness=found.slice_thickness)
     except InputError as reason:
         return [], [f"It cannot be reconstructed: {reason}"]
-    return list(plan.words), list(plan.warnings)
+    return list(plan.words), list(plan.doubts)
 
 
 def describe(found: VolumeInfo) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def print_plan(plan: Plan) -> None:
     """What was lost and what is done about it, in words, before the work begins."""
     for sentence in plan.words:
         console.say(sentence)
-    for doubt in plan.warnings:
+    for doubt in plan.doubts:
         console.log(f"medidiff: warning: {doubt}")
 
 

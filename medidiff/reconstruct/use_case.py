@@ -81,7 +81,7 @@ def reconstruct(
     model = _choose_model(job, options, given[0])
     calibration = find_calibration(options, model)
     device = choose_device(options.device)
-    plan = job.plan()
+    plan = job.plan() if model is not None else job.plan().without_prior()
     if on_plan is not None:
         on_plan(plan)
     run, about = _carried_out(job, model, device, options, on_progress)
@@ -89,7 +89,7 @@ def reconstruct(
     record = about | {
         "kind": job.kind,
         "plan": list(plan.words),
-        "warnings": [*plan.warnings, *run.warnings],
+        "warnings": [*plan.doubts, *run.warnings],
         "operators": job.record(),
         "samples": options.samples,
         "simulated": job.simulated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medidiff.errors import ConfigError, GeometryError
 from medidiff.geometry import Geometry
@@ -15,6 +15,7 @@ SMALLEST_FACTOR = 1.2
 LARGEST_TRAINED_FACTOR = 10.0
 # ... and slices from this thin to this thick, over their distance.
 TRAINED_THICKNESS = (0.6, 1.25)
+FEWEST_SLICES = 4
 # A grid of more voxels than this is a mistake in the header or in the wish, not a scan.
 MAX_FINE_VOXELS = 1 << 30
 # Headers hold spacings such as 0.999995 mm: a share of the extent as small as this is rounding, and no further voxel.
@@ -52,13 +53,24 @@ class Plan:
         stages: Axes to restore, the coarsest first; empty if nothing was lost.
         spacing: Wanted distance of voxels, mm.
         words: The same for a person, one sentence each.
-        warnings: What a careful user should know beforehand.
+        warnings: What a careful user should know of the data beforehand.
+        prior_warnings: The same of the shipped prior: void where no network runs.
     """
 
     stages: tuple[Stage, ...]
     spacing: float
     words: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    prior_warnings: tuple[str, ...] = ()
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """All warnings."""
+        return (*self.warnings, *self.prior_warnings)
+
+    def without_prior(self) -> Plan:
+        """The same plan, carried out without a network."""
+        return replace(self, prior_warnings=())
 
     def fine_geometry(self, original: Geometry) -> Geometry:
         """The restored grid with the axes in the order and direction of the original file."""
@@ -96,6 +108,7 @@ def make_plan(
     stages: list[Stage] = []
     words: list[str] = []
     warnings: list[str] = []
+    prior_warnings: list[str] = []
     grid = conformed
     for axis in sorted(range(3), key=lambda a: -conformed.spacing[a]):
         distance = conformed.spacing[axis]
@@ -107,14 +120,16 @@ def make_plan(
         stage = _stage(grid, axis, target, own_thickness, form)
         stages.append(stage)
         words.append(_describe(stage, own_thickness, assumed=thickness is None or len(stages) > 1))
-        warnings += _doubts(stage)
+        prior_warnings += _prior_warnings(stage)
+        if stage.coarse.shape[axis] < FEWEST_SLICES:
+            warnings.append(f"Only {stage.coarse.shape[axis]} slices: too few to know what lies between them.")
         grid = stage.fine
     if not stages:
         words.append(
             f"Every axis is already within {SMALLEST_FACTOR:g} of {target:.3g} mm: nothing to restore. "
             "Ask for a finer grid with --spacing."
         )
-    return Plan(tuple(stages), target, tuple(words), tuple(warnings))
+    return Plan(tuple(stages), target, tuple(words), tuple(warnings), tuple(prior_warnings))
 
 
 def finer(grid: Geometry, axis: int, target: float) -> Geometry:
@@ -148,7 +163,7 @@ def _describe(stage: Stage, thickness: float, *, assumed: bool) -> str:
     )
 
 
-def _doubts(stage: Stage) -> list[str]:
+def _prior_warnings(stage: Stage) -> list[str]:
     doubts = []
     if stage.profile.factor > LARGEST_TRAINED_FACTOR:
         doubts.append(
@@ -162,8 +177,6 @@ def _doubts(stage: Stage) -> list[str]:
             f"Slices {ratio:.2g} times as thick as they are apart are outside what the shipped prior was trained on "
             f"({thin:g} to {thick:g}). If the header is wrong, say --thickness."
         )
-    if stage.coarse.shape[stage.axis] < 4:
-        doubts.append(f"Only {stage.coarse.shape[stage.axis]} slices: too few to know what lies between them.")
     return doubts
 
 

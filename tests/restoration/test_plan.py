@@ -59,7 +59,7 @@ def test_the_words_name_what_was_lost(
         assert len(plan.stages) == len(plan.words) == 1
         assert plan.words[0].startswith(words)
         assert "touching (assumed: the header does not say)" in plan.words[0]
-        assert not plan.warnings
+        assert not plan.doubts
         factor = max(spacing) / min(spacing)
         assert plan.stages[0].profile.factor == pytest.approx(factor)
         assert plan.stages[0].axis == "RAS".index({"L": "R", "P": "A", "I": "S"}.get(codes[2], codes[2]))
@@ -150,7 +150,7 @@ def test_slices_lie_where_the_operator_thinks_they_lie() -> None:
 
 
 def warnings(plan: Plan) -> str:
-    return " ".join(plan.warnings)
+    return " ".join(plan.doubts)
 
 
 def test_doubts_are_said_beforehand() -> None:

@@ -110,17 +110,18 @@ class KSpaceJob:
         raw = self.raw
         maps_words, maps_doubts = self._maps_words()
         words = [*self.info.words, _acceleration_words(raw), *maps_words]
-        warnings = [*self.info.warnings, *raw.warnings, *maps_doubts, PRIOR_DOUBT]
+        warnings = (*self.info.warnings, *raw.warnings, *maps_doubts)
+        of_prior = [PRIOR_DOUBT]
         spacing = self.geometry.spacing
         low, high = TRAINED_VOXELS
         if not all(low <= step <= high for step in spacing[:2]):
-            warnings.append(
+            of_prior.append(
                 f"Voxels of {spacing[0]:.3g} x {spacing[1]:.3g} mm are outside of what the shipped prior was trained "
                 f"on ({low:g} to {high:g} mm)."
             )
         if len(self.info.encoded) == 2 and self.geometry.shape[2] > 1:
             words.append("Slices stay as they were acquired; give the result to `medidiff reconstruct` to thin them.")
-        return Plan((), min(spacing), tuple(words), tuple(warnings))
+        return Plan((), min(spacing), tuple(words), warnings, tuple(of_prior))
 
     def record(self) -> list[dict[str, Any]]:
         raw = self.raw

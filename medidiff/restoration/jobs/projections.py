@@ -105,13 +105,14 @@ class ProjectionJob:
         unit = "attenuation per voxel" if self.info.pixel_mm is None else "attenuation per mm"
         side = self.info.detectors
         done = f"They are reconstructed to {self.info.rows} planes of {side} x {side} pixels, in {unit}."
-        warnings = [*self.info.warnings, NO_PLACE, NOT_HU, NOT_BODIES]
+        warnings = (*self.info.warnings, NO_PLACE, NOT_HU)
+        of_prior = [NOT_BODIES]
         if not TRAINED_VIEWS[0] <= self.info.views <= TRAINED_VIEWS[1]:
-            warnings.append(
+            of_prior.append(
                 f"The shipped prior was trained with {TRAINED_VIEWS[0]} to {TRAINED_VIEWS[1]} views; here are "
                 f"{self.info.views}."
             )
-        return Plan((), self.pixel, (*self.info.words, done), tuple(warnings))
+        return Plan((), self.pixel, (*self.info.words, done), warnings, tuple(of_prior))
 
     def record(self) -> list[dict[str, Any]]:
         return [
@@ -155,7 +156,7 @@ class ProjectionJob:
             samples=tuple((decode * one)[0].cpu().numpy() for one in samples),
             baseline=baseline,
             misfit=misfit,
-            warnings=(*sinogram.warnings, *self._doubts(operator.task(noise).noise)),
+            warnings=(*sinogram.warnings, *(self._doubts(operator.task(noise).noise) if looks else ())),
             evaluations=evaluations,
         )
 

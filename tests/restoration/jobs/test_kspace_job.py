@@ -95,7 +95,7 @@ def test_calibration_lines_apart_give_the_maps(tmp_path: Path, head: Array, coil
 def test_few_reference_lines_are_doubted(tmp_path: Path, coils: Array, middle: range, doubted: bool) -> None:
     lines = tuple(n for n in range(56) if n % 2 == 0 or n in middle)
     write_ismrmrd(tmp_path / "scan.h5", coils, Layout(lines=lines))
-    warnings = KSpaceJob.at(tmp_path / "scan.h5").plan().warnings
+    warnings = KSpaceJob.at(tmp_path / "scan.h5").plan().doubts
     assert any("coil maps from so few are coarse" in text for text in warnings) == doubted
 
 
