@@ -14,6 +14,7 @@ from pydantic import Field
 from medidiff.config import Config
 from medidiff.errors import ConfigError
 from medidiff.training.batches import BatchConfig, Batches
+from medidiff.training.distributed import ProcessesConfig, Team, join_team
 from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer, run_identity
 from medidiff.training.projections import AIR, ProjectionBatches, ProjectionConfig
 from medidiff.training.validate import SliceValidation
@@ -68,6 +69,7 @@ class TrainConfig(Config):
     path: PathConfig = PathConfig()
     optimizer: OptimizerConfig
     validation: ValidationConfig = ValidationConfig()
+    processes: ProcessesConfig = ProcessesConfig()
     begin_from: Path | None = Field(None, description="model file whose weights are gone on from")
     card: dict[str, str] = Field(default_factory=dict, description="what the model card says of data and limits")
 
@@ -103,10 +105,19 @@ def train(
     """Train a prior and write it to ``options.output / <name>.safetensors``.
 
     Raises:
-        ConfigError: the data named in the config is not there, or the validation scan is among the training files.
+        ConfigError: the data named in the config is not there, the validation scan is among the training files, or
+            there are not the processes that the config says.
         CheckpointError: ``resume`` without a fitting state.
     """
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    team = join_team(config.processes, options.device)
+    with team.watch():
+        return _train(config, options, team, on_progress if team.rank == 0 else None)
+
+
+def _train(
+    config: TrainConfig, options: TrainOptions, team: Team, on_progress: Callable[[Progress], None] | None
+) -> TrainResult:
+    device = team.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -122,6 +133,7 @@ def train(
         seed=config.seed,
         device=device,
         compile=options.compile,
+        team=team,
     )
     weights = options.begin_from or config.begin_from
     if weights is not None:
@@ -136,8 +148,10 @@ def train(
         validate_every=config.validation.every,
         on_progress=on_progress,
     )
-    score = validation(trainer.averaged()) if validation else None
-    baseline = validation.baseline() if validation else None
+    averaged = trainer.averaged()
+    first = team.rank == 0
+    score = validation(averaged) if validation and first else None
+    baseline = validation.baseline() if validation and first else None
     model = options.output / f"{config.name}.safetensors"
     trainer.export(model, _card(config, trainer, score, baseline))
     return TrainResult(model, trainer.step, finished, score, baseline)
@@ -189,6 +203,8 @@ def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | 
 def _card(config: TrainConfig, trainer: Trainer, score: float | None, baseline: float | None) -> dict[str, Any]:
     size = (config.projections or config.batches).size
     about = {**config.card, "name": config.name, "steps": trainer.step, "patches": trainer.step * size}
+    if trainer.team.size > 1:
+        about["processes"] = trainer.team.size
     if config.projections is not None:
         return about | {
             "validation": {"views": config.validation.views, "psnr_db": score, "classical_psnr_db": baseline}

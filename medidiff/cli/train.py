@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,7 +31,12 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes; resume later.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
 ) -> None:
-    """Train a model as CONFIG says."""
+    """Train a model as CONFIG says.
+
+    For several processes, `torchrun --nproc-per-node 2 -m medidiff train CONFIG`.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        console.configure(quiet=True)  # of several processes, the first one talks
     from medidiff import train as use_case
     from medidiff.config import load_config
 

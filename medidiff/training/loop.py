@@ -28,6 +28,7 @@ from medidiff.diffusion.path import draw_ratios
 from medidiff.errors import CheckpointError
 from medidiff.rng import derive_seed
 from medidiff.training.batches import Batch, Batches
+from medidiff.training.distributed import Alone, Team
 from medidiff.training.projections import ProjectionBatches
 
 # A stream of its own for the noise of the diffusion path, so that adding a degradation does not shift it.
@@ -80,6 +81,7 @@ class Trainer:
         network: ``{"kind": ..., **options}``.
         folder: Where the state, the loss curve and the model are written.
         identity: Digest of all that determines the result; a state of another identity is not resumed.
+        team: The processes that train together; only its first writes files.
     """
 
     network: dict[str, Any]
@@ -91,12 +93,14 @@ class Trainer:
     seed: int
     device: torch.device
     compile: bool = False
+    team: Team = field(default_factory=Alone)
     first: int = 0
     step: int = 0
     history: list[tuple[int, float, float | None]] = field(default_factory=list)
     model: Preconditioned = field(init=False)
     ema: EMA = field(init=False)
     adam: torch.optim.AdamW = field(init=False)
+    _joined: Preconditioned = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -105,6 +109,7 @@ class Trainer:
             self.model = Preconditioned(build_network(**self.network))
         layout = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self._joined = self.team.prepare(self.model, "raw")
         self.ema = EMA(self.model, self.optimizer.ema)
         self.adam = torch.optim.AdamW(
             self.model.parameters(), lr=self.optimizer.lr, betas=(0.9, 0.99), weight_decay=self.optimizer.weight_decay
@@ -131,20 +136,21 @@ class Trainer:
         window: list[Tensor] = []
         while self.step < self.optimizer.steps:
             window.append(self._advance(self.batches[self.step]))
-            now, score = time.monotonic(), None
+            now, score, averaged = time.monotonic(), None, None
             if validate is not None and validate_every and self.step % validate_every == 0:
-                score = validate(self.averaged())
-            if self.step % report_every == 0 or score is not None:
-                loss = float(torch.stack(window).mean())
+                averaged = self.averaged()
+                score = validate(averaged) if self.team.rank == 0 else None  # the others wait at the next decision
+            if self.step % report_every == 0 or averaged is not None:
+                loss = float(self.team.mean(torch.stack(window).mean()))
                 window.clear()
                 self.history.append((self.step, loss, score))
                 if on_progress is not None:
                     rate = self.optimizer.rate(self.step, self.first)
                     on_progress(Progress(self.step, self.optimizer.steps, loss, now - begin, rate, score))
-            if now - saved > checkpoint_every:
+            if self.team.decide(now - saved > checkpoint_every):
                 self.save()
                 saved = time.monotonic()
-            if now - begin > max_seconds:
+            if self.team.decide(now - begin > max_seconds):
                 break
         self.save()
         return self.step >= self.optimizer.steps
@@ -156,10 +162,14 @@ class Trainer:
             len(batch.truth), self.path.blind_share, mean=self.path.mean, std=self.path.std, generator=generator
         )
         noise = torch.randn(batch.truth.shape, generator=generator, device=self.device)
+        # All was drawn for the whole batch; here it is cut to what this process sees.
+        mine = self.team.share(len(batch.truth))
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = denoising_loss(self.model, batch.truth, batch.condition, ratios, noise).mean()
+            losses = denoising_loss(self._joined, batch.truth[mine], batch.condition[mine], ratios[mine], noise[mine])
+        # Where the batch does not divide evenly, every item still weighs the same.
+        loss: Tensor = losses.mean() * (len(losses) * self.team.size / len(batch.truth))
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        self.team.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer.clip)
         for group in self.adam.param_groups:
             group["lr"] = self.optimizer.rate(self.step, self.first)
@@ -171,7 +181,8 @@ class Trainer:
     def averaged(self) -> Preconditioned:
         """The averaged model as one of its own, for validation and for use."""
         model = Preconditioned(build_network(**self.network)).to(self.device)
-        self.ema.copy_to(model)
+        average = {name: self.team.whole(tensor) for name, tensor in self.ema.tensors().items()}
+        model.load_state_dict(average)
         return model.eval().requires_grad_(False)
 
     @property
@@ -181,17 +192,20 @@ class Trainer:
     def save(self) -> None:
         """Write the state and the loss curve, each in one rename."""
         moments = {name: self.adam.state[p] for name, p in self.model.named_parameters() if p in self.adam.state}
-        save_state(
-            self.state_path,
-            {
-                "model": dict(self.model.named_parameters()),
-                "ema": self.ema.tensors(),
-                "first_moment": {name: state["exp_avg"] for name, state in moments.items()},
-                "second_moment": {name: state["exp_avg_sq"] for name, state in moments.items()},
-            },
-            {"step": self.step, "first": self.first, "identity": self.identity, "history": self.history},
-        )
-        self._write_curve()
+        groups: dict[str, dict[str, Tensor]] = {
+            "model": dict(self.model.named_parameters()),
+            "ema": self.ema.tensors(),
+            "first_moment": {name: state["exp_avg"] for name, state in moments.items()},
+            "second_moment": {name: state["exp_avg_sq"] for name, state in moments.items()},
+        }
+        whole = {
+            group: {name: self.team.whole(tensor) for name, tensor in members.items()}
+            for group, members in groups.items()
+        }
+        if self.team.rank == 0:
+            record = {"step": self.step, "first": self.first, "identity": self.identity, "history": self.history}
+            save_state(self.state_path, whole, record)
+            self._write_curve()
 
     def resume(self) -> None:
         """Go on from the state on disk.
@@ -214,28 +228,36 @@ class Trainer:
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(groups["model"][name])
-                self.ema.average[name].copy_(groups["ema"][name])
+                self.team.fill(parameter, groups["model"][name])
+                self.team.fill(self.ema.average[name], groups["ema"][name])
         for name, parameter in parameters.items():
             if name in groups.get("first_moment", {}):
                 self.adam.state[parameter] = {
                     "step": torch.tensor(float(record["step"] - record["first"])),
-                    "exp_avg": groups["first_moment"][name].to(parameter),
-                    "exp_avg_sq": groups["second_moment"][name].to(parameter),
+                    "exp_avg": self.team.like(groups["first_moment"][name], parameter),
+                    "exp_avg_sq": self.team.like(groups["second_moment"][name], parameter),
                 }
         self.step, self.first = int(record["step"]), int(record["first"])
         self.history = [(int(s), float(loss), score) for s, loss, score in record["history"]]
+        if not float(self.team.mean(torch.tensor(float(self.step)))) == self.step:
+            raise ValueError("not every process found the same step: the output folder must be one for all machines")
 
     def begin_from(self, weights: Path, step: int = 0) -> None:
         """Start from the weights of a model file, as at ``step`` of the schedule: fine-tuning, or another machine."""
         given, _ = load_model(weights, self.device)
-        self.model.load_state_dict(given.state_dict())
+        parameters = dict(self.model.named_parameters())
+        if {n: p.shape for n, p in given.named_parameters()} != {n: p.shape for n, p in parameters.items()}:
+            raise CheckpointError(f"{weights}: these are the weights of another network than the config's")
+        for name, parameter in given.named_parameters():
+            self.team.fill(parameters[name], parameter)
         self.ema = EMA(self.model, self.optimizer.ema)
         self.step = self.first = step
 
     def export(self, path: Path, card: dict[str, Any]) -> None:
         """Write the averaged model as a file that ``reconstruct`` reads."""
-        save_model(path, self.network, self.ema.tensors(), card)
+        average = {name: self.team.whole(tensor) for name, tensor in self.ema.tensors().items()}
+        if self.team.rank == 0:
+            save_model(path, self.network, average, card)
 
     def _write_curve(self) -> None:
         from medidiff.io.atomic import atomic_file
