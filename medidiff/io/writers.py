@@ -53,7 +53,7 @@ def write_nifti(
     header["descrip"] = (description or f"medidiff {__version__}").encode("ascii", "replace")[:79]
     if volume.modality is Modality.LABEL:
         header.set_intent(_INTENT_LABEL)
-    with _open_output(path) as file:
+    with open_output(path) as file:
         _serialise(image, file, path)
 
 
@@ -84,7 +84,7 @@ def write_mgh(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: floa
     image.header.set_data_dtype(dtype)
     if data.ndim == 4 and frame_step:
         image.header.set_zooms((*volume.geometry.spacing, frame_step * 1000))
-    with _open_output(path) as file:
+    with open_output(path) as file:
         image.to_stream(file)
 
 
@@ -98,7 +98,7 @@ def write_nrrd(volume: Volume, path: Path, dtype: np.dtype[Any], frame_step: flo
         raise OutputError(f"cannot write {path}: NRRD has no type for {dtype}; use float32 or an integer")
     data = _frames_last(_stored(volume.data, dtype, path, scalable=False))
     header = _nrrd_header(volume, data, dtype, frame_step)
-    with _open_output(path, packed=False) as file:
+    with open_output(path, packed=False) as file:
         file.write(header.encode("ascii"))
         with _gzip(file) as stream:
             for slab in np.moveaxis(data, -1, 0):  # the last axis is the slowest in the file
@@ -169,7 +169,7 @@ def _floats(data: NDArray[Any], dtype: np.dtype[Any], path: Path) -> NDArray[Any
 
 
 @contextmanager
-def _open_output(path: Path, *, packed: bool | None = None) -> Iterator[IO[bytes]]:
+def open_output(path: Path, *, packed: bool | None = None) -> Iterator[IO[bytes]]:
     """A file that takes the place of ``path`` at the end; packed if its name says so."""
     pack = path.name.lower().endswith((".gz", ".mgz")) if packed is None else packed
     with atomic_file(path) as temporary, temporary.open("wb") as file:

@@ -28,6 +28,7 @@ from medidiff.diffusion.path import draw_ratios
 from medidiff.errors import CheckpointError
 from medidiff.rng import derive_seed
 from medidiff.training.batches import Batch, Batches
+from medidiff.training.contrasts import ContrastBatches
 from medidiff.training.distributed import Alone, Team
 from medidiff.training.projections import ProjectionBatches
 
@@ -87,12 +88,13 @@ class Trainer:
     network: dict[str, Any]
     optimizer: OptimizerConfig
     path: PathConfig
-    batches: Batches | ProjectionBatches
+    batches: Batches | ProjectionBatches | ContrastBatches
     folder: Path
     identity: str
     seed: int
     device: torch.device
     compile: bool = False
+    bfloat16: bool = False
     team: Team = field(default_factory=Alone)
     first: int = 0
     step: int = 0
@@ -164,7 +166,7 @@ class Trainer:
         noise = torch.randn(batch.truth.shape, generator=generator, device=self.device)
         # All was drawn for the whole batch; here it is cut to what this process sees.
         mine = self.team.share(len(batch.truth))
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16 or self.device.type == "cuda"):
             losses = denoising_loss(self._joined, batch.truth[mine], batch.condition[mine], ratios[mine], noise[mine])
         # Where the batch does not divide evenly, every item still weighs the same.
         loss: Tensor = losses.mean() * (len(losses) * self.team.size / len(batch.truth))
