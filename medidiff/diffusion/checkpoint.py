@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medidiff import __version__
 from medidiff.diffusion.denoiser import Preconditioned
@@ -23,12 +23,22 @@ from medidiff.errors import CheckpointError, ConfigError
 from medidiff.io.atomic import atomic_file
 
 FORMAT = "medidiff-model/1"
+GENERATOR_FORMAT = "medidiff-generator/1"
 STATE_FORMAT = "medidiff-training-state/1"
+# Both are models, so that people will take one for the other.
+_OTHER_USE = (
+    "{path}: a generator of synthetic volumes, which restores nothing: use it with `medidiff synthesize`",
+    "{path}: not a generator of synthetic volumes: `medidiff models` tells which model is one",
+)
 # A header is a few kilobytes; a file may not make us read more before anything is checked.
 MAX_HEADER_BYTES = 1 << 20
 MAX_MODEL_BYTES = 4 << 30
 # A header that names more levels or blocks is not believed.
 MAX_LEVELS, MAX_BLOCKS = 8, 16
+
+M = TypeVar("M", bound=nn.Module)
+# Header and network options of a file to a model without weights.
+Build = Callable[[Mapping[str, str], Mapping[str, Any]], M]
 
 
 def save_model(
@@ -42,9 +52,23 @@ def save_model(
         card: Training record: data, licences, cost, validation figures.
         half: Store float16; the rounding is far below the network's own error.
     """
+    write_model(path, FORMAT, network, tensors, card, half=half)
+
+
+def write_model(
+    path: Path,
+    form: str,
+    network: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    *,
+    half: bool = True,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model file of any of our formats; ``more`` are entries of the header that this format has besides."""
     dtype = torch.float16 if half else torch.float32
-    header = {"format": FORMAT, "network": json.dumps(network), "card": json.dumps(card), "medidiff": __version__}
-    _save(path, {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}, header)
+    header = {"format": form, "network": json.dumps(network), "card": json.dumps(card), "medidiff": __version__}
+    _save(path, {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}, header | dict(more or {}))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Preconditioned, dict[str, Any]]:
@@ -55,12 +79,21 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Precondi
     Raises:
         CheckpointError: not a model file, damaged, or the weights do not fit the network it names.
     """
-    header, tensors = _load(path, FORMAT)
+    return read_model(path, FORMAT, lambda _, options: Preconditioned(build_network(**options)), device)
+
+
+def read_model(path: Path, form: str, build: Build[M], device: torch.device | str) -> tuple[M, dict[str, Any]]:
+    """Read a model file of one of our formats.
+
+    Raises:
+        CheckpointError: not such a file, damaged, or the weights do not fit the network it names.
+    """
+    header, tensors = _load(path, form)
     try:
         options = json.loads(header["network"])
         card = json.loads(header["card"])
-        _check_fit(options, tensors)
-        model = Preconditioned(build_network(**options))
+        _check_fit(header, options, tensors, build)
+        model = build(header, options)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         kind = type(error).__name__
@@ -70,7 +103,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Precondi
     return model.to(device).eval().requires_grad_(False), card
 
 
-def _check_fit(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _check_fit(
+    header: Mapping[str, str], options: Mapping[str, Any], tensors: Mapping[str, Tensor], build: Build[M]
+) -> None:
     """Compare shapes before a weight is allocated: a header may name a network of any size.
 
     Raises:
@@ -81,7 +116,7 @@ def _check_fit(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Non
     if len(options.get("channels", ())) > MAX_LEVELS or int(options.get("blocks", 1)) > MAX_BLOCKS:
         raise ValueError("deeper than any network of ours")
     with torch.device("meta"):
-        wanted = {name: weight.shape for name, weight in Preconditioned(build_network(**options)).state_dict().items()}
+        wanted = {name: weight.shape for name, weight in build(header, options).state_dict().items()}
     if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError("other names or shapes")
 
@@ -138,6 +173,8 @@ def _load(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             if header.get("format") != wanted:
+                if GENERATOR_FORMAT in (wanted, header.get("format")):
+                    raise CheckpointError(_OTHER_USE[wanted == GENERATOR_FORMAT].format(path=path))
                 raise CheckpointError(f"{path}: expected {wanted}, found {header.get('format', 'no format')!r}")
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:

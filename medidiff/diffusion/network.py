@@ -113,6 +113,7 @@ class ResidualUNet(nn.Module):
         split: Haar split of each axis.
         planar: Convolve and halve along i and j alone, for damage that every plane takes by itself (CT views): more
             than twice as fast, and any number of planes.
+        image: Number of channels of the image that is denoised (an image and its label channels).
     """
 
     side_gain: Tensor
@@ -125,6 +126,7 @@ class ResidualUNet(nn.Module):
         embedding: int = 9,
         split: Split = (2, 2, 2),
         planar: bool = False,
+        image: int = 1,
     ) -> None:
         super().__init__()
         self.split, self.planar = (split[0], split[1], split[2]), planar
@@ -133,7 +135,7 @@ class ResidualUNet(nn.Module):
         half = (2, 2, 1) if planar else (2, 2, 2)
         wide = 4 * channels[0]
         self.embed = nn.Sequential(nn.Linear(embedding, wide), nn.SiLU(), nn.Linear(wide, wide), nn.SiLU())
-        self.enter = nn.Conv3d((1 + side) * bands(self.split), channels[0], kernel, padding=padding)
+        self.enter = nn.Conv3d((image + side) * bands(self.split), channels[0], kernel, padding=padding)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.pool, self.unpool = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels):
@@ -143,7 +145,7 @@ class ResidualUNet(nn.Module):
                 self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, half, stride=half))
                 self.up.append(nn.ModuleList(ResidualBlock(width, width, wide, planar) for _ in range(blocks)))
         self.norm = ChannelRMSNorm(channels[0])
-        self.leave = nn.Conv3d(channels[0], bands(self.split), kernel, padding=padding)
+        self.leave = nn.Conv3d(channels[0], image * bands(self.split), kernel, padding=padding)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
         gain = torch.full((bands(self.split),), DETAIL_GAIN)
@@ -164,8 +166,8 @@ class ResidualUNet(nn.Module):
         return math.ceil(positions) * max(self.split)
 
     def forward(
-        self, x: Float[Tensor, "b 1 i j k"], side: Float[Tensor, "b s i j k"], embedding: Float[Tensor, "b e"]
-    ) -> Float[Tensor, "b 1 i j k"]:
+        self, x: Float[Tensor, "b c i j k"], side: Float[Tensor, "b s i j k"], embedding: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b c i j k"]:
         e = self.embed(embedding)
         # In half precision a band of details, the small difference of large numbers, would be rounded away.
         with torch.autocast(x.device.type, enabled=False):
@@ -202,6 +204,7 @@ class MonaiUNet(nn.Module):
         embedding: int = 9,
         split: Split = (2, 2, 2),
         groups: int = 16,
+        image: int = 1,
     ) -> None:
         super().__init__()
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -213,8 +216,8 @@ class MonaiUNet(nn.Module):
         self.levels, self.blocks = len(channels), blocks
         self.net = DiffusionModelUNet(
             spatial_dims=3,
-            in_channels=(1 + side) * bands(self.split),
-            out_channels=bands(self.split),
+            in_channels=(image + side) * bands(self.split),
+            out_channels=image * bands(self.split),
             channels=tuple(channels),
             attention_levels=(False,) * len(channels),
             num_res_blocks=blocks,
@@ -252,7 +255,7 @@ class MonaiUNet(nn.Module):
             own = skips[-len(block.resnets) :]
             skips = skips[: -len(block.resnets)]
             h = block(hidden_states=h, res_hidden_states_list=own, temb=e, context=None)
-        return inverse_haar(net.out(h), self.split)
+        return inverse_haar(net.out(h).float(), self.split)
 
 
 class NoNetwork(nn.Module):

@@ -1,0 +1,1 @@
+"""What a generator's channels mean, and how labelled volumes are drawn from it."""
