@@ -1,0 +1,223 @@
+"""A step: one library call as a Prefect task, done once for each key, whose errors name nobody.
+
+@step("train")
+def train_model(order: Order, work: Work) -> Made:
+    from medidiff.train import TrainOptions, train
+    ...
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from flows.engine.hidden import clean, keep_back_strangers
+from flows.engine.journal import Journal
+from flows.engine.keys import Fingerprints
+from flows.engine.results import Output, Result, Results
+from medidiff.errors import EXIT_BAD_INPUT, EXIT_FAILURE, GateRefused, MedidiffError, OutputError
+
+# Faults that may be gone in a minute: no room, a file system or server that is away, a lock.
+_ROOM = ("EDQUOT", "ENOSPC")
+_BUSY = ("EAGAIN", "EBUSY", "EINTR", "EMFILE", "ENFILE", "ENOLCK", "ETXTBSY")
+_AWAY = (
+    "EIO",
+    "EPIPE",
+    "ESTALE",
+    "ETIMEDOUT",
+    "ECONNABORTED",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "EHOSTUNREACH",
+    "ENETUNREACH",
+)
+_PASSING = frozenset(getattr(errno, name) for name in (*_ROOM, *_BUSY, *_AWAY))
+
+# Set when the process is asked to end: whatever is at work in a thread stops at its next sign of progress.
+stopping = threading.Event()
+
+
+class StepFailed(Exception):
+    """A step came to nothing; the reason names nobody.
+
+    Args:
+        reason: In one or a few lines.
+        exit_code: What the command would have ended with.
+    """
+
+    def __init__(self, reason: str, exit_code: int = EXIT_FAILURE) -> None:
+        super().__init__(reason, exit_code)
+        self.reason = reason
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Passing(StepFailed):
+    """A fault that may be gone when the step is tried again."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done. It is handed over in memory and stored nowhere, and shows nothing of itself.
+
+    Args:
+        step: Name of the step.
+        key: Of everything that determines what it makes.
+        state: The state folder.
+        run: Id of the run.
+        base: Folder of the outputs, which results name relative to it.
+        arguments: For the library call.
+        sources: Paths and addresses that may name a person, to be kept out of messages.
+        item: Token of an item, where the step fans out.
+    """
+
+    step: str
+    key: str
+    state: Path
+    run: str
+    base: Path
+    arguments: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    item: str = ""
+
+    def __repr__(self) -> str:
+        return f"Order({self.step} {self.item or self.key[:12]})"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a library call left: files and folders below the order's base, and figures to show."""
+
+    outputs: tuple[Path, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Work:
+    """What a step has at hand while it works."""
+
+    def __init__(self, order: Order) -> None:
+        self._journal = Journal(order.state, order.run)
+        self._order = order
+        self._told = time.monotonic()
+
+    def on_progress(self, done: int, total: int, what: str = "") -> None:
+        """For a use case to call: a line now and then; raises where the process was asked to end."""
+        del what  # it may name a file
+        if stopping.is_set():
+            raise Stopped
+        if time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            self._journal.write("progress", step=self._order.step, item=self._order.item, done=done, total=total)
+
+
+Body = Callable[[Order, Work], Made]
+
+
+def step(name: str) -> Callable[[Body], Task[[Order], Result]]:
+    """Make a library call a Prefect task; retries are set by ``configured``."""
+
+    def decorate(body: Body) -> Task[[Order], Result]:
+        @functools.wraps(body)
+        def carry(order: Order) -> Result:
+            return carry_out(body, order)
+
+        carry.__annotations__ = {"order": Order, "return": Result}
+        del carry.__wrapped__  # Prefect would look through it and see two parameters
+        return task(
+            name=name, cache_policy=NO_CACHE, persist_result=False, log_prints=False, retry_condition_fn=_is_passing
+        )(carry)
+
+    return decorate
+
+
+def _is_passing(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help; what is wrong with the input stays wrong."""
+    return isinstance(state.result(raise_on_failure=False), Passing)
+
+
+def carry_out(body: Body, order: Order) -> Result:
+    """Do a step, unless it was done; put its result on disk after everything that it made.
+
+    Raises:
+        StepFailed: it came to nothing.
+        Passing: it came to nothing, and may not the next time.
+    """
+    keep_back_strangers()
+    journal = Journal(order.state, order.run)
+    begun = time.monotonic()
+    journal.write("begin", step=order.step, key=order.key, item=order.item)
+    fingerprints = Fingerprints(order.state)
+    try:
+        result = _called(body, order, fingerprints, begun)
+        Results(order.state).keep(result)
+    except Exception as error:  # noqa: BLE001 - sorted there
+        failure = _sorted(error, order)
+        journal.write(
+            "failed", step=order.step, key=order.key, item=order.item, reason=failure.reason,
+            passing=isinstance(failure, Passing), seconds=round(time.monotonic() - begun, 3),
+        )  # fmt: skip
+        raise failure from None
+    finally:
+        fingerprints.close()
+    ending = "refused" if result.refused else "done"
+    journal.write(
+        ending, step=order.step, key=order.key, item=order.item, seconds=result.seconds, facts=result.facts,
+        reasons=result.refused,
+    )  # fmt: skip
+    return result
+
+
+def _called(body: Body, order: Order, fingerprints: Fingerprints, begun: float) -> Result:
+    try:
+        made = body(order, Work(order))
+    except GateRefused as refusal:
+        lines = [line.removeprefix("  - ") for line in str(refusal).splitlines()]
+        reasons = tuple(clean(line, order.sources) for line in (lines[1:] or lines))
+        return Result(order.step, order.key, refused=reasons, seconds=round(time.monotonic() - begun, 3))
+    outputs = tuple(Output(path.relative_to(order.base).as_posix(), fingerprints.of(path)) for path in made.outputs)
+    return Result(order.step, order.key, outputs, made.facts, seconds=round(time.monotonic() - begun, 3))
+
+
+def _sorted(error: Exception, order: Order) -> StepFailed:
+    """The error as what may be told, and as passing or not."""
+    if isinstance(error, StepFailed):
+        return error
+    text = clean(str(error), order.sources)
+    number = _errno(error)
+    if isinstance(error, MedidiffError):
+        passing = isinstance(error, OutputError | OSError) or number is not None
+        return (Passing if passing and number in _PASSING else StepFailed)(text, error.exit_code)
+    if isinstance(error, OSError):
+        why = f"{type(error).__name__}: {error.strerror or 'no reason given'}"
+        return Passing(why) if number in _PASSING or isinstance(error, TimeoutError) else StepFailed(why)
+    if isinstance(error, MemoryError):
+        return StepFailed("out of memory; give the machine more, or take fewer workers", EXIT_FAILURE)
+    return StepFailed(f"ended in {type(error).__name__}; please report it", EXIT_FAILURE)
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """The system's number of what went wrong, in the error or what it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__cause__
+    return None
+
+
+BAD_INPUT = EXIT_BAD_INPUT
