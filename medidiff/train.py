@@ -16,7 +16,9 @@ from medidiff.errors import ConfigError
 from medidiff.training.batches import BatchConfig, Batches
 from medidiff.training.contrasts import ContrastBatches, ContrastConfig, load_person
 from medidiff.training.distributed import ProcessesConfig, Team, join_team
-from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer, run_identity
+from medidiff.training.generative import GenerativeTrainConfig, generative_plan
+from medidiff.training.loop import OptimizerConfig, Progress, Trainer, run_identity
+from medidiff.training.objective import PathConfig, Plan, Restoration
 from medidiff.training.projections import AIR, ProjectionBatches, ProjectionConfig
 from medidiff.training.validate import SliceValidation
 from medidiff.training.validate_projections import ProjectionValidation
@@ -90,6 +92,9 @@ class TrainConfig(Config):
         return self.contrasts or self.projections or self.batches
 
 
+AnyTrainConfig = TrainConfig | GenerativeTrainConfig
+
+
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
     """What may differ between two runs of the same config without changing the weights."""
@@ -106,19 +111,25 @@ class TrainOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run left on disk."""
+    """What a run left on disk.
+
+    Args:
+        validation_psnr_db, baseline_psnr_db: Of a prior, and of the classical answer beside it.
+        held_out_loss: Of a generator, on people it was not trained on.
+    """
 
     model: Path
     steps: int
     finished: bool
-    validation_psnr_db: float | None
-    baseline_psnr_db: float | None
+    validation_psnr_db: float | None = None
+    baseline_psnr_db: float | None = None
+    held_out_loss: float | None = None
 
 
 def train(
-    config: TrainConfig, options: TrainOptions, on_progress: Callable[[Progress], None] | None = None
+    config: AnyTrainConfig, options: TrainOptions, on_progress: Callable[[Progress], None] | None = None
 ) -> TrainResult:
-    """Train a prior and write it to ``options.output / <name>.safetensors``.
+    """Train a prior or a generator and write it to ``options.output / <name>.safetensors``.
 
     Raises:
         ConfigError: the data named in the config is not there, the validation scan is among the training files, or
@@ -131,21 +142,20 @@ def train(
 
 
 def _train(
-    config: TrainConfig, options: TrainOptions, team: Team, on_progress: Callable[[Progress], None] | None
+    config: AnyTrainConfig, options: TrainOptions, team: Team, on_progress: Callable[[Progress], None] | None
 ) -> TrainResult:
     device = team.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
-    _keep_validation_apart(config.data)
+    plan = make_plan(config, device, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
-        network=config.network.options,
+        objective=plan.objective,
         optimizer=config.optimizer,
-        path=config.path,
-        batches=make_batches(config, device, options.output),
+        batches=plan.batches,
         folder=options.output,
-        identity=identity(config),
+        identity=plan.identity,
         seed=config.seed,
         device=device,
         compile=options.compile,
@@ -157,21 +167,41 @@ def _train(
         trainer.begin_from(weights, options.begin_step)
     if options.resume and trainer.state_path.exists():
         trainer.resume()
-    validation = _validation(config, device)
     finished = trainer.run(
         max_seconds=float("inf") if options.max_minutes is None else 60 * options.max_minutes,
         checkpoint_every=60 * options.checkpoint_minutes,
-        validate=validation,
-        validate_every=config.validation.every,
+        validate=plan.validate,
+        validate_every=plan.every,
         on_progress=on_progress,
     )
     averaged = trainer.averaged()
     first = team.rank == 0
-    score = validation(averaged) if validation and first else None
-    baseline = validation.baseline() if validation and first else None
+    score = plan.validate(averaged) if plan.validate and first else None
+    baseline = plan.baseline() if plan.baseline and first else None
     model = options.output / f"{config.name}.safetensors"
-    trainer.export(model, _card(config, trainer, score, baseline))
-    return TrainResult(model, trainer.step, finished, score, baseline)
+    card = plan.card(trainer.step, score, baseline)
+    trainer.export(model, card | ({"processes": team.size} if team.size > 1 else {}))
+    scores = {plan.objective.score_name: score, "baseline_psnr_db": baseline}
+    return TrainResult(model, trainer.step, finished, **scores)
+
+
+def make_plan(config: AnyTrainConfig, device: torch.device, folder: Path | None = None) -> Plan:
+    """All that the loop needs, made from a config: here data are read for the first time."""
+    if isinstance(config, GenerativeTrainConfig):
+        return generative_plan(config, device)
+    _keep_validation_apart(config.data)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    validation = _validation(config, device)
+    return Plan(
+        objective=Restoration(config.network.options, config.path),
+        batches=make_batches(config, device, folder),
+        identity=identity(config),
+        validate=validation,
+        baseline=validation.baseline if validation else None,
+        every=config.validation.every,
+        card=lambda steps, score, baseline: _card(config, steps, score, baseline),
+    )
 
 
 def _keep_validation_apart(data: DataConfig) -> None:
@@ -221,11 +251,9 @@ def _validation(config: TrainConfig, device: torch.device) -> SliceValidation | 
     return SliceValidation(torch.from_numpy(truth.copy()).to(device), profile)
 
 
-def _card(config: TrainConfig, trainer: Trainer, score: float | None, baseline: float | None) -> dict[str, Any]:
-    patches = trainer.step * config.made_of.size
-    about: dict[str, Any] = {**config.card, "name": config.name, "steps": trainer.step, "patches": patches}
-    if trainer.team.size > 1:
-        about["processes"] = trainer.team.size
+def _card(config: TrainConfig, steps: int, score: float | None, baseline: float | None) -> dict[str, Any]:
+    about: dict[str, Any] = {**config.card, "name": config.name, "steps": steps}
+    about["patches"] = steps * config.made_of.size
     if config.contrasts is not None:
         return about | {"contrasts": list(config.contrasts.contrasts)}
     if config.projections is not None:

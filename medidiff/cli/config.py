@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Where the schema of each `kind:` lives; loaded when a file of that kind is.
 SCHEMAS = {
     "train": "medidiff.train:TrainConfig",
+    "train-generator": "medidiff.training.generative:GenerativeTrainConfig",
     "ingest": "medidiff.ingest:IngestOptions",
     "operator": "medidiff.restoration.operator_config:OperatorConfig",
 }

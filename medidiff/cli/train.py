@@ -21,7 +21,7 @@ LINE_SECONDS = 60.0
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file of `kind: train`, such as configs/brain-t1.yaml.")
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file: configs/brain-t1.yaml, configs/hippocampus.yaml, ...")
     ],
     output: Annotated[
         Path | None,
@@ -38,18 +38,24 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         console.configure(quiet=True)  # of several processes, the first one talks
     from medidiff import train as use_case
-    from medidiff.config import load_config
+    from medidiff.config import load_config, read_kind
+    from medidiff.training.generative import GenerativeTrainConfig
 
-    settings = load_config(config, use_case.TrainConfig)
+    generator = read_kind(config) == "train-generator"
+    settings: use_case.AnyTrainConfig = (
+        load_config(config, GenerativeTrainConfig) if generator else load_config(config, use_case.TrainConfig)
+    )
     options = use_case.TrainOptions(
         output=output or Path("runs") / settings.name, resume=resume, max_minutes=max_minutes, device=device
     )
     with console.progress(f"training {settings.name}") as on_progress:
-        result = use_case.train(settings, options, _Reporter(on_progress))
+        result = use_case.train(settings, options, _Reporter(on_progress, "" if generator else " dB"))
     facts: dict[str, object] = {"model": result.model, "steps": result.steps}
     if result.validation_psnr_db is not None:
         facts["validation (dB)"] = f"{result.validation_psnr_db:.2f}"
         facts["cubic + projection (dB)"] = f"{result.baseline_psnr_db:.2f}"
+    if result.held_out_loss is not None:
+        facts["loss on held-out people"] = f"{result.held_out_loss:.4f}"
     if not result.finished:
         facts["stopped"] = f"before the last step: go on with `medidiff train {config} --resume`"
     console.facts("", facts)
@@ -58,14 +64,14 @@ def train(
 class _Reporter:
     """Turns what the training loop reports into a moving bar, or into lines where nobody watches."""
 
-    def __init__(self, on_progress: console.OnProgress) -> None:
-        self.on_progress = on_progress
+    def __init__(self, on_progress: console.OnProgress, unit: str) -> None:
+        self.on_progress, self.unit = on_progress, unit
         self.score = ""
         self.last_line = 0.0
 
     def __call__(self, progress: Progress) -> None:
         if progress.score is not None:
-            self.score = f", validation {progress.score:.2f} dB"
+            self.score = f", validation {progress.score:.{2 if self.unit else 4}f}{self.unit}"
         what = f"loss {progress.loss:.4f}{self.score}"
         self.on_progress(progress.step, progress.steps, what)
         due = progress.score is not None or progress.seconds - self.last_line >= LINE_SECONDS

@@ -65,6 +65,9 @@ class Batch:
     truth: Tensor
     condition: Condition
 
+    def __getitem__(self, items: slice) -> Batch:
+        return Batch(self.truth[items], self.condition[items])
+
 
 class Batches:
     """Endless training batches; ``batches[step]`` is always the same for the same seed."""

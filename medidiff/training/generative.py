@@ -13,11 +13,24 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medidiff.config import Config
-from medidiff.data.cohort import Cohort
+from medidiff.data.cohort import Cohort, load_people, people, split_sha256
 from medidiff.diffusion.generator import Conditions, GenerativeModel, GeneratorSpec, load_generator, save_generator
 from medidiff.diffusion.network import build_network
-from medidiff.training.generative_data import GenerativeBatch, ItemConfig, LabelName, Source
-from medidiff.training.loop import OptimizerConfig
+from medidiff.errors import ConfigError
+from medidiff.rng import derive_seed
+from medidiff.training.distributed import ProcessesConfig
+from medidiff.training.generative_data import (
+    EncodedPerson,
+    GenerativeBatch,
+    GenerativeBatches,
+    ItemConfig,
+    LabelName,
+    Source,
+    encode_people,
+    measure_spec,
+)
+from medidiff.training.loop import OptimizerConfig, run_identity
+from medidiff.training.objective import Plan
 
 
 class GeneratorNetwork(Config):
@@ -107,6 +120,7 @@ class GenerativeTrainConfig(Config):
     optimizer: OptimizerConfig
     bfloat16: bool = Field(False, description="half precision on a processor that has it (AVX512-BF16): 1.7x as fast")
     held_out: HeldOut | None = None
+    processes: ProcessesConfig = ProcessesConfig()
     begin_from: Path | None = Field(None, description="generator file whose weights are gone on from")
     card: dict[str, Any] = Field(default_factory=dict, description="what the model card says of data and limits")
 
@@ -118,6 +132,10 @@ class Generation:
     network: Mapping[str, Any]
     spec: GeneratorSpec
     noise: NoiseConfig
+
+    @property
+    def score_name(self) -> str:
+        return "held_out_loss"
 
     def build(self) -> nn.Module:
         return GenerativeModel(build_network(**self.network), self.spec)
@@ -133,3 +151,94 @@ class Generation:
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
         save_generator(path, self.network, self.spec, tensors, card)
+
+
+def generative_plan(config: GenerativeTrainConfig, device: torch.device) -> Plan:
+    """All that the loop needs to train a generator.
+
+    Raises:
+        ConfigError: there are not the people that the config names, or somebody is in training and held out.
+    """
+    persons = people(config.people)
+    everybody = load_people(persons, config.shape)
+    spec = measure_spec(
+        everybody,
+        config.labels,
+        config.conditions,
+        suffix=config.suffix,
+        modality=config.modality,
+        clip_voxels=config.clip_voxels,
+        sigma_min=config.noise.low,
+        sigma_max=config.noise.high,
+    )
+    held_out = None if config.held_out is None else _held_out(config, config.held_out, spec)
+    about = {
+        **config.card,
+        "name": config.name,
+        "people": len(persons),
+        "training_split_sha256": split_sha256(persons),
+    }
+
+    def card(steps: int, score: float | None, _: float | None) -> dict[str, Any]:
+        validation = dict(config.card.get("validation", {}))
+        if score is not None:
+            validation["held_out_loss"] = round(score, 4)
+        return about | {"steps": steps, "items": steps * config.items.size, "validation": validation}
+
+    return Plan(
+        objective=Generation(config.network.options(spec), spec, config.noise),
+        batches=GenerativeBatches(everybody, spec, config.conditions, config.items, config.seed, device),
+        identity=identity(config),
+        validate=held_out,
+        baseline=None,
+        every=0 if config.held_out is None else config.held_out.every,
+        card=card,
+    )
+
+
+def identity(config: GenerativeTrainConfig) -> str:
+    """Digest of all that determines the weights; where the people's files lie, and what the card says, does not."""
+    nowhere = Path()
+    cohort = config.people.model_copy(
+        update={name: nowhere for name in ("images", "labels", "dataset") if getattr(config.people, name) is not None}
+    )
+    made_of = {"people": cohort, "card": {}, "held_out": None, "processes": ProcessesConfig(), "begin_from": None}
+    return run_identity(config.model_copy(update=made_of))
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisingError:
+    """The loss on given people, unbent, at fixed noise levels with fixed noise: only the model changes it."""
+
+    items: tuple[EncodedPerson, ...]
+    spec: GeneratorSpec
+    sigmas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    seed: int = 0
+
+    def __call__(self, model: GenerativeModel) -> float:
+        return float(self.by_person(model).mean())
+
+    @torch.no_grad()
+    def by_person(self, model: GenerativeModel) -> Float[Tensor, "n s"]:
+        """Of every person (rows) at every noise level (columns)."""
+        return torch.stack([self._of(model, place) for place in range(len(self.items))])
+
+    def _of(self, model: GenerativeModel, place: int) -> Tensor:
+        item = self.items[place]
+        device = next(model.parameters()).device
+        told = model.conditions([{}], inside=item.inside[None])
+        x0 = item.channels[None].to(device)
+        losses = []
+        for level, sigma in enumerate(self.sigmas):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, place, level))
+            noise = torch.randn(x0.shape, generator=generator).to(device)
+            losses.append(generative_loss(model, x0, told, torch.full((1,), sigma, device=device), noise)[0])
+        return torch.stack(losses)
+
+
+def _held_out(config: GenerativeTrainConfig, held_out: HeldOut, spec: GeneratorSpec) -> DenoisingError:
+    apart = people(held_out.people)
+    both = {p.image.resolve() for p in apart} & {p.image.resolve() for p in people(config.people)}
+    if both:
+        raise ConfigError(f"held_out: {len(both)} of its people are in training as well; keep them apart")
+    return DenoisingError(tuple(encode_people(load_people(apart, config.shape), spec, config.conditions)), spec)

@@ -16,21 +16,15 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from medidiff.config import Config, config_digest
-from medidiff.diffusion.checkpoint import load_model, load_state, save_model, save_state
-from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.checkpoint import load_state, save_state
 from medidiff.diffusion.ema import EMA
-from medidiff.diffusion.loss import denoising_loss
-from medidiff.diffusion.network import build_network
-from medidiff.diffusion.path import draw_ratios
 from medidiff.errors import CheckpointError
 from medidiff.rng import derive_seed
-from medidiff.training.batches import Batch, Batches
-from medidiff.training.contrasts import ContrastBatches
 from medidiff.training.distributed import Alone, Team
-from medidiff.training.projections import ProjectionBatches
+from medidiff.training.objective import AnyBatch, AnyBatches, Objective
 
 # A stream of its own for the noise of the diffusion path, so that adding a degradation does not shift it.
 PATH_STREAM = 1
@@ -54,14 +48,6 @@ class OptimizerConfig(Config):
         return self.lr * rise * fall
 
 
-class PathConfig(Config):
-    """Where on the diffusion path to train."""
-
-    blind_share: float = Field(0.34, ge=0, le=1, description="share of each batch at t = 1; 1 is plain regression")
-    mean: float = Field(-0.4, description="mean of log(sigma / residual scale)")
-    std: float = Field(1.4, gt=0)
-
-
 @dataclass(slots=True)
 class Progress:
     """What a progress line shows."""
@@ -79,16 +65,15 @@ class Trainer:
     """Owns the model, its average, the optimiser and the place on disk.
 
     Args:
-        network: ``{"kind": ..., **options}``.
+        objective: What is trained: the model, its loss, its file.
         folder: Where the state, the loss curve and the model are written.
         identity: Digest of all that determines the result; a state of another identity is not resumed.
         team: The processes that train together; only its first writes files.
     """
 
-    network: dict[str, Any]
+    objective: Objective
     optimizer: OptimizerConfig
-    path: PathConfig
-    batches: Batches | ProjectionBatches | ContrastBatches
+    batches: AnyBatches
     folder: Path
     identity: str
     seed: int
@@ -99,16 +84,16 @@ class Trainer:
     first: int = 0
     step: int = 0
     history: list[tuple[int, float, float | None]] = field(default_factory=list)
-    model: Preconditioned = field(init=False)
+    model: nn.Module = field(init=False)
     ema: EMA = field(init=False)
     adam: torch.optim.AdamW = field(init=False)
-    _joined: Preconditioned = field(init=False, repr=False)
+    _joined: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
             # Initial weights come from torch's global generator; it is borrowed and given back.
             torch.random.default_generator.manual_seed(derive_seed(self.seed, 0))
-            self.model = Preconditioned(build_network(**self.network))
+            self.model = self.objective.build()
         layout = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._joined = self.team.prepare(self.model, "raw")
@@ -123,7 +108,7 @@ class Trainer:
         max_seconds: float = math.inf,
         checkpoint_every: float = 180.0,
         validate_every: int = 0,
-        validate: Callable[[Preconditioned], float] | None = None,
+        validate: Callable[[Any], float] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         report_every: int = 20,
     ) -> bool:
@@ -133,7 +118,8 @@ class Trainer:
             True if the last step was reached.
         """
         if self.compile:
-            self.model.network.compile(dynamic=False)
+            network: Any = self.model.network
+            network.compile(dynamic=False)
         begin = saved = time.monotonic()
         window: list[Tensor] = []
         while self.step < self.optimizer.steps:
@@ -157,17 +143,15 @@ class Trainer:
         self.save()
         return self.step >= self.optimizer.steps
 
-    def _advance(self, batch: Batch) -> Tensor:
+    def _advance(self, batch: AnyBatch) -> Tensor:
         """One optimiser step; returns the loss without waiting for the device."""
         generator = torch.Generator(self.device).manual_seed(derive_seed(self.seed, self.step, PATH_STREAM))
-        ratios = draw_ratios(
-            len(batch.truth), self.path.blind_share, mean=self.path.mean, std=self.path.std, generator=generator
-        )
+        levels = self.objective.draw(len(batch.truth), generator)
         noise = torch.randn(batch.truth.shape, generator=generator, device=self.device)
         # All was drawn for the whole batch; here it is cut to what this process sees.
         mine = self.team.share(len(batch.truth))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16 or self.device.type == "cuda"):
-            losses = denoising_loss(self._joined, batch.truth[mine], batch.condition[mine], ratios[mine], noise[mine])
+            losses = self.objective.losses(self._joined, batch[mine], levels[mine], noise[mine])
         # Where the batch does not divide evenly, every item still weighs the same.
         loss: Tensor = losses.mean() * (len(losses) * self.team.size / len(batch.truth))
         self.adam.zero_grad(set_to_none=True)
@@ -180,9 +164,9 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def averaged(self) -> Preconditioned:
+    def averaged(self) -> nn.Module:
         """The averaged model as one of its own, for validation and for use."""
-        model = Preconditioned(build_network(**self.network)).to(self.device)
+        model = self.objective.build().to(self.device)
         average = {name: self.team.whole(tensor) for name, tensor in self.ema.tensors().items()}
         model.load_state_dict(average)
         return model.eval().requires_grad_(False)
@@ -246,7 +230,7 @@ class Trainer:
 
     def begin_from(self, weights: Path, step: int = 0) -> None:
         """Start from the weights of a model file, as at ``step`` of the schedule: fine-tuning, or another machine."""
-        given, _ = load_model(weights, self.device)
+        given = self.objective.read(weights, self.device)
         parameters = dict(self.model.named_parameters())
         if {n: p.shape for n, p in given.named_parameters()} != {n: p.shape for n, p in parameters.items()}:
             raise CheckpointError(f"{weights}: these are the weights of another network than the config's")
@@ -256,17 +240,17 @@ class Trainer:
         self.step = self.first = step
 
     def export(self, path: Path, card: dict[str, Any]) -> None:
-        """Write the averaged model as a file that ``reconstruct`` reads."""
+        """Write the averaged model as the file that is used afterwards."""
         average = {name: self.team.whole(tensor) for name, tensor in self.ema.tensors().items()}
         if self.team.rank == 0:
-            save_model(path, self.network, average, card)
+            self.objective.write(path, average, card)
 
     def _write_curve(self) -> None:
         from medidiff.io.atomic import atomic_file
 
         with atomic_file(self.folder / "curve.csv") as temporary, temporary.open("w", newline="") as stream:
             writer = csv.writer(stream)
-            writer.writerow(("step", "loss", "validation_psnr_db"))
+            writer.writerow(("step", "loss", self.objective.score_name))
             writer.writerows(
                 (s, f"{loss:.6f}", "" if score is None else f"{score:.4f}") for s, loss, score in self.history
             )

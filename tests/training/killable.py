@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from medidiff.training.distributed import Alone, Team
-from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer
+from medidiff.training.loop import OptimizerConfig, Progress, Trainer
+from medidiff.training.objective import PathConfig, Restoration
 from tests.training.scans import CPU, TINY, tiny_batches
 
 STEPS = 18
@@ -20,8 +21,8 @@ STEPS = 18
 def make_trainer(folder: Path, team: Team | None = None) -> Trainer:
     data = np.load(folder / "head.npy")
     optimizer = OptimizerConfig(steps=STEPS, lr=2e-3, warmup=4)
-    path = PathConfig()
-    return Trainer(TINY, optimizer, path, tiny_batches(data), folder, "identity", 0, CPU, team=team or Alone())
+    objective = Restoration(TINY, PathConfig())
+    return Trainer(objective, optimizer, tiny_batches(data), folder, "identity", 0, CPU, team=team or Alone())
 
 
 def main() -> None:

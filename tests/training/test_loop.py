@@ -17,14 +17,15 @@ from medidiff.diffusion.denoiser import BLIND_RATIO, Preconditioned
 from medidiff.diffusion.loss import denoising_loss
 from medidiff.errors import CheckpointError
 from medidiff.training.batches import Batch, Batches, Shares
-from medidiff.training.loop import OptimizerConfig, PathConfig, Progress, Trainer
+from medidiff.training.loop import OptimizerConfig, Progress, Trainer
+from medidiff.training.objective import PathConfig, Restoration
 from tests.training.killable import STEPS, make_trainer
 from tests.training.scans import CPU, TINY, tiny_batches
 
 
 def trainer(folder: Path, batches: Batches, steps: int = 6, network: dict[str, object] | None = None) -> Trainer:
     optimizer = OptimizerConfig(steps=steps, lr=3e-3, warmup=5, ema=0.9)
-    return Trainer(network or TINY, optimizer, PathConfig(), batches, folder, "mine", 0, CPU)
+    return Trainer(Restoration(network or TINY, PathConfig()), optimizer, batches, folder, "mine", 0, CPU)
 
 
 def weights(run: Trainer) -> list[torch.Tensor]:
@@ -134,7 +135,7 @@ def test_initial_weights_come_from_the_seed_and_leave_the_global_generator_alone
     first, second = (trainer(tmp_path, tiny_batches(head)) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
-    other = Trainer(TINY, first.optimizer, PathConfig(), tiny_batches(head), tmp_path, "mine", 1, CPU)
+    other = Trainer(first.objective, first.optimizer, tiny_batches(head), tmp_path, "mine", 1, CPU)
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(other), strict=True))
 
 
