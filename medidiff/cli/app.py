@@ -17,6 +17,7 @@ from medidiff.cli import boundary, codes, console
 from medidiff.cli.calibrate import calibrate
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
+from medidiff.cli.export_bundle import export_bundle
 from medidiff.cli.info import info
 from medidiff.cli.ingest import ingest
 from medidiff.cli.listen import listen
@@ -24,6 +25,7 @@ from medidiff.cli.models import models
 from medidiff.cli.privacy import audit_phi, deidentify
 from medidiff.cli.reconstruct import reconstruct
 from medidiff.cli.release import release
+from medidiff.cli.status import status
 from medidiff.cli.train import train
 
 EPILOG = (
@@ -68,6 +70,7 @@ app.command()(reconstruct)
 app.command()(demo)
 app.command()(info)
 app.command()(models)
+app.command(name="export-bundle")(export_bundle)
 app.command()(train)
 app.command()(calibrate)
 app.command()(ingest)
@@ -75,6 +78,7 @@ app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
 app.command()(release)
 app.command()(listen)
+app.command()(status)
 app.add_typer(config_app, name="config")
 for _command in app.registered_commands + config_app.registered_commands:
     _name = _command.name or getattr(_command.callback, "__name__", None)

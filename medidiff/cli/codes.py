@@ -10,6 +10,7 @@ MEANINGS = {
     "demo": "0 written",
     "info": "0 SCAN is a volume; 3 it is none, or damaged",
     "models": "0 shown; 1 there is no such model, or the file is damaged",
+    "export-bundle": "0 written; 1 there is no such model, or the folder exists",
     "train": "0 trained; 3 a training scan cannot be read",
     "ingest": (
         "0 every file is in a volume or is nothing that anybody would miss; 3 a file that was meant to be a scan is in "
@@ -22,6 +23,7 @@ MEANINGS = {
     "release": (
         "0 released, or --check found all as it was; 3 no finished set or release is there; 4 refused, with the reasons"
     ),
+    "status": "0 told; 3 STATE is no state folder of flows",
     "listen": "0 after --max-objects; else it ends by 130",
 }
 
