@@ -14,9 +14,11 @@ import typer
 
 from medidiff import __version__
 from medidiff.cli import boundary, codes, console
+from medidiff.cli.audit import audit
 from medidiff.cli.calibrate import calibrate
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
+from medidiff.cli.edit import edit
 from medidiff.cli.export_bundle import export_bundle
 from medidiff.cli.info import info
 from medidiff.cli.ingest import ingest
@@ -68,6 +70,7 @@ def options(
 
 app.command()(reconstruct)
 app.command()(demo)
+app.command()(edit)
 app.command()(info)
 app.command()(models)
 app.command(name="export-bundle")(export_bundle)
@@ -76,6 +79,7 @@ app.command()(calibrate)
 app.command()(ingest)
 app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
+app.command()(audit)
 app.command()(release)
 app.command()(listen)
 app.command()(status)

@@ -8,6 +8,7 @@ _ALWAYS = "2 usage or configuration; 130 interrupted"
 MEANINGS = {
     "reconstruct": "0 written; 3 SCAN cannot be read or restored",
     "demo": "0 written",
+    "edit": "0 written; 3 SCAN, mask or label map cannot be used",
     "info": "0 SCAN is a volume; 3 it is none, or damaged",
     "models": "0 shown; 1 there is no such model, or the file is damaged",
     "export-bundle": "0 written; 1 there is no such model, or the folder exists",
@@ -20,6 +21,7 @@ MEANINGS = {
         "0 every image was written clean; 3 one was set apart because it cannot be shown to be clean, or there was none"
     ),
     "audit-phi": "0 nothing found, all searched that was asked for; 4 found, or not all could be searched",
+    "audit": "0 the set passed; 3 no finished set is there; 4 it leaks, or too little was there to know",
     "release": (
         "0 released, or --check found all as it was; 3 no finished set or release is there; 4 refused, with the reasons"
     ),

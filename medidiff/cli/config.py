@@ -18,6 +18,10 @@ SCHEMAS = {
     "train": "medidiff.train:TrainConfig",
     "train-generator": "medidiff.training.generative:GenerativeTrainConfig",
     "ingest": "medidiff.ingest:IngestOptions",
+    "audit": "medidiff.audit:AuditOptions",
+    "flow-ingest": "medidiff.unattended:IngestFlow",
+    "flow-train": "medidiff.unattended:TrainFlow",
+    "flow-reconstruct": "medidiff.unattended:ReconstructFlow",
     "operator": "medidiff.restoration.operator_config:OperatorConfig",
 }
 
