@@ -30,6 +30,7 @@ class ModelInfo:
         network: Kind and options of the network.
         card: Training record: data and licences, cost, validation, limits.
         version: Version of medidiff that wrote it.
+        header: The header's texts as they are: ``format`` tells a model that restores from one that generates.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelInfo:
     network: Mapping[str, Any]
     card: Mapping[str, Any]
     version: str
+    header: Mapping[str, str]
 
 
 def shipped_models(folder: Path = FOLDER) -> list[ModelInfo]:
@@ -92,6 +94,7 @@ def read_info(path: Path) -> ModelInfo:
             network=dict(json.loads(told["network"])),
             card=dict(json.loads(told["card"])),
             version=str(told["medidiff"]),
+            header={str(key): str(text) for key, text in told.items()},
         )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
