@@ -12,8 +12,8 @@ from typing import Any
 
 from flows.engine.flow import unattended
 from flows.engine.run import Run
+from flows.inputs import content_of
 from flows.steps import train_model
-from medidiff.training.volumes import list_files
 from medidiff.unattended import TrainFlow, Training
 
 
@@ -26,15 +26,8 @@ def train(run: Run[TrainFlow]) -> None:
 
 def trained(run: Run[Any], training: Training) -> Path:
     """The file of a trained model; each has a folder of its own, named by what it was made from."""
-    config = training.config
-    files = [record["path"] for record in list_files(config.data.root, config.data.train)]
-    if config.data.validation is not None:
-        files.append(config.data.root / config.data.validation)
-    if config.begin_from is not None:
-        files.append(config.begin_from)
-    inputs = " ".join(run.fingerprints.of(path) for path in files)
-    key = run.key("train", "medidiff.train", config, inputs)
-    folder = training.output / f"{config.name}-{key[:12]}"
-    sources = [str(path) for path in files]
+    inputs, sources = content_of(run.fingerprints, training.config)
+    key = run.key("train", "medidiff.train", training.config, inputs)
+    folder = training.output / f"{training.config.name}-{key[:12]}"
     result = run.step(train_model, key, training.output, {"training": training, "folder": folder}, sources)
     return training.output / result.outputs[0].path

@@ -125,7 +125,9 @@ class Ledger:
         """
         marker = self.root / "state.json"
         try:
-            if self.root.is_dir() and not marker.is_file() and any(self.root.iterdir()):
+            # A server that was started first keeps its own things here.
+            strange = self.root.is_dir() and any(entry.name != "prefect" for entry in self.root.iterdir())
+            if strange and not marker.is_file():
                 raise ConfigError(f"{self.root}: not empty, and no state folder of medidiff; choose a new one")
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from medidiff.config import Config
+from medidiff.config import Config, read_kind
 from medidiff.errors import ConfigError
 from medidiff.ingest import IngestOptions
 from medidiff.reconstruct.options import ReconstructOptions
 from medidiff.train import TrainConfig
+from medidiff.training.generative import GenerativeTrainConfig
 
 # A name that may be seen everywhere: in the database, in logs, as a file name.
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -98,7 +99,7 @@ class Training(Config):
         checkpoint_minutes: How much is lost at most when it is killed.
     """
 
-    config: TrainConfig
+    config: Annotated[TrainConfig | GenerativeTrainConfig, Field(discriminator="kind")]
     output: Path
     device: str | None = Field(None, pattern=r"^(cpu|cuda(:\d+)?)$")
     checkpoint_minutes: float = Field(3.0, gt=0)
@@ -167,3 +168,21 @@ class ReconstructFlow(FlowConfig):
     def reconstruct(self) -> ReconstructOptions:
         """The options as the use case takes them."""
         return TypeAdapter(ReconstructOptions).validate_python(self.options)
+
+
+SCHEMAS: dict[str, type[FlowConfig]] = {
+    str(schema.model_fields["kind"].default): schema for schema in (IngestFlow, TrainFlow, ReconstructFlow)
+}
+
+
+def schema_of(path: Path) -> type[FlowConfig]:
+    """The schema of a flow's configuration, by its ``kind``.
+
+    Raises:
+        InputError: the file cannot be read.
+        ConfigError: it configures no flow.
+    """
+    kind = read_kind(path)
+    if kind not in SCHEMAS:
+        raise ConfigError(f"{path}: kind: expected one of {', '.join(SCHEMAS)}, got {kind!r}")
+    return SCHEMAS[kind]

@@ -81,7 +81,7 @@ def _run_once(flow: str, config: str, ledger: Ledger, *, quiet: bool) -> int:
     from flows.engine.steps import stopping
 
     module = importlib.import_module(f"flows.{flow}")
-    reconcile(ledger)
+    reconcile([ledger])
     try:
         state = getattr(module, flow)(config=config, return_state=True)
     except KeyboardInterrupt:

@@ -13,9 +13,6 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 import medidiff
 from medidiff.config import Config, config_digest
@@ -91,11 +88,6 @@ class Fingerprints:
             digest.update(f"{len(os.fsencode(name))} ".encode() + os.fsencode(name) + f" {content}\n".encode())
         return digest.hexdigest()
 
-    def inputs(self, config: Config) -> str:
-        """The hash of every file and folder that a configuration names, wherever in it."""
-        found = {place: self.of(path) for place, path in sorted(paths_in(config))}
-        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file with its name relative to the folder, in order; links to folders are not followed."""
@@ -105,18 +97,6 @@ def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
             if not name.startswith(".medidiff-tmp-"):
                 path = Path(parent) / name
                 yield path.relative_to(folder).as_posix(), path
-
-
-def paths_in(value: Any, place: str = "") -> Iterator[tuple[str, Path]]:
-    """Every path in a configuration, with the place where it stands."""
-    if isinstance(value, Path):
-        yield place, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from paths_in(getattr(value, name), f"{place}.{name}")
-    elif isinstance(value, tuple | list):
-        for number, item in enumerate(value):
-            yield from paths_in(item, f"{place}[{number}]")
 
 
 @cache
