@@ -159,6 +159,19 @@ def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> 
 
     with atomic_file(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+        _order_header(temporary)
+
+
+def _order_header(path: Path) -> None:
+    """Sort what a file says of itself: safetensors has no order there, and equal weights are to be equal bytes."""
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(ordered) == size:  # shorter was padded; longer, which another way to escape might be, stays as it was
+            stream.seek(8)
+            stream.write(ordered)
 
 
 def _load(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, Tensor]]:

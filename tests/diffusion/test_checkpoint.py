@@ -14,6 +14,7 @@ from medidiff.diffusion.checkpoint import FORMAT, file_hash, load_model, load_st
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import CheckpointError, OutputError
 from tests.diffusion.networks import random_unet, smooth_condition
+from tests.tiny_model import write_tiny_model
 
 NETWORK = {"kind": "residual_unet", "channels": [8, 8], "blocks": 1}
 CARD = {"name": "tiny", "licences": ["CC0"], "psnr_db": 31.5}
@@ -165,3 +166,8 @@ def test_a_header_that_names_a_huge_network_is_refused_before_it_is_built(
     with pytest.raises(CheckpointError, match="do not fit") as caught:
         load_model(tmp_path / "lie.safetensors")
     assert "alloc" not in str(caught.value)
+
+
+def test_equal_weights_and_cards_are_equal_bytes(tmp_path: Path) -> None:
+    content = {write_tiny_model(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
+    assert len(content) == 1
