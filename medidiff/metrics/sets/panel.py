@@ -1,0 +1,121 @@
+"""Every figure of a set against a reference, with intervals: one function for sets, ceilings, floors and benchmarks.
+
+panel = Panel(reference, training, spread=...)
+panel.figures(sample)["KID"]            # an Interval
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.metrics.intervals import Interval, bootstrap
+from medidiff.metrics.sets import diversity, kernels, manifolds, structures, typicality
+
+Array = NDArray[Any]
+
+KID, MMD, FID = "KID", "MMD (RBF kernel)", "FID"
+PRECISION, DENSITY, ALPHA = "precision", "density", "alpha-precision"
+RECALL, COVERAGE, BETA = "recall", "coverage", "beta-recall"
+LIKENESS, AUTHENTICITY, STRUCTURES = "MS-SSIM between items", "authenticity", "structures, Wasserstein"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A set as figures see it.
+
+    Args:
+        features: Of an encoder, shape (n, d).
+        likeness: MS-SSIM of every two of some of its items, shape (m, m); None if it was not taken.
+        shapes: Of its labelled structures, shape (n, values, 4); None without label maps.
+    """
+
+    features: Array
+    likeness: Array | None = None
+    shapes: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, chosen: Sequence[int] | Array) -> Sample:
+        """Some of its items; how alike they are is not known of others than it was taken of."""
+        index = np.asarray(chosen, dtype=np.intp)
+        return Sample(self.features[index], None, None if self.shapes is None else self.shapes[index])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Figures of sets against one reference.
+
+    Args:
+        reference: Real people who were not trained on.
+        training: Features of the people trained on, shape (n, d): authenticity asks for them. None leaves it out.
+        spread: Standard deviation of the shapes over real people, shape (values, 4).
+        k: Neighbours that make a ball.
+        draws, seed, level: Of the bootstrap.
+    """
+
+    reference: Sample
+    training: Array | None = None
+    spread: Array | None = None
+    k: int = manifolds.NEAREST
+    draws: int = 1000
+    seed: int = 0
+    level: float = 0.95
+    _bandwidth: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_bandwidth", kernels.median_distance(self.reference.features))
+
+    def figures(self, sample: Sample) -> dict[str, Interval]:
+        """Every figure that can be taken of a set, by name; those that its n or its data do not allow are absent."""
+        real, fake = self.reference.features, sample.features
+        found = {
+            KID: self._mmd(fake, kernels.polynomial_kernel),
+            MMD: self._mmd(fake, kernels.RBF(self._bandwidth)),
+            ALPHA: self._curve(typicality.alpha_precision_curve(real, fake), "item"),
+            BETA: self._curve(typicality.beta_recall_curve(real, fake), "person"),
+        }
+        value = kernels.fid(real, fake)
+        if value is not None:
+            found[FID] = Interval(value, value, value, len(fake), "item", self.level)
+        if min(len(real), len(fake)) > self.k:
+            found[PRECISION] = self._mean(manifolds.precision(real, fake, self.k), "item")
+            found[DENSITY] = self._mean(manifolds.density(real, fake, self.k), "item")
+            found[RECALL] = self._mean(manifolds.recall(real, fake, self.k), "person")
+            found[COVERAGE] = self._mean(manifolds.coverage(real, fake, self.k), "person")
+        if self.training is not None:
+            found[AUTHENTICITY] = self._mean(typicality.authenticity(self.training, fake), "item")
+        if sample.likeness is not None:
+            options = {"seed": self.seed, "draws": self.draws, "level": self.level}
+            found[LIKENESS] = diversity.mean_pair(sample.likeness, **options)
+        if sample.shapes is not None and self.reference.shapes is not None and self.spread is not None:
+            found[STRUCTURES] = structures.wasserstein_interval(
+                self.reference.shapes,
+                sample.shapes,
+                self.spread,
+                seed=self.seed,
+                draws=self.draws // 2,
+                level=self.level,
+            )
+        return found
+
+    def _mmd(self, fake: Array, kernel: kernels.Kernel) -> Interval:
+        options = {"seed": self.seed, "draws": self.draws, "level": self.level}
+        return kernels.mmd2_interval(self.reference.features, fake, kernel, **options)
+
+    def _mean(self, each: Array, unit: str) -> Interval:
+        return self._bootstrap(each[:, None], lambda sums: sums[..., 0] / len(each), unit)
+
+    def _curve(self, curve: Array, unit: str) -> Interval:
+        def value(sums: Array) -> Array:
+            return np.asarray(1 - 2 * np.abs(sums / len(curve) - typicality.LEVELS).mean(axis=-1))
+
+        return self._bootstrap(curve, value, unit)
+
+    def _bootstrap(self, sums: Array, statistic: Callable[[Array], Array], unit: str) -> Interval:
+        return bootstrap(sums, statistic, seed=self.seed, unit=unit, draws=self.draws, level=self.level)
