@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SCHEMAS = {
     "train": "medidiff.train:TrainConfig",
     "train-generator": "medidiff.training.generative:GenerativeTrainConfig",
+    "train-encoder": "medidiff.training.encoder:EncoderTrainConfig",
+    "features": "medidiff.metrics.features:FeatureConfig",
+    "synthesize": "medidiff.synthesize:SynthesizeOptions",
     "ingest": "medidiff.ingest:IngestOptions",
     "audit": "medidiff.audit:AuditOptions",
     "flow-ingest": "medidiff.unattended:IngestFlow",
