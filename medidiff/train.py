@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +117,7 @@ class TrainResult:
     Args:
         validation_psnr_db, baseline_psnr_db: Of a prior, and of the classical answer beside it.
         held_out_loss: Of a generator, on people it was not trained on.
+        privacy: What a private run has spent: epsilon, delta, people, accountant.
     """
 
     model: Path
@@ -124,6 +126,7 @@ class TrainResult:
     validation_psnr_db: float | None = None
     baseline_psnr_db: float | None = None
     held_out_loss: float | None = None
+    privacy: dict[str, Any] | None = None
 
 
 def train(
@@ -150,7 +153,7 @@ def _train(
         torch.backends.cuda.matmul.allow_tf32 = True
     plan = make_plan(config, device, options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
+    trainer = _kind_of_trainer(plan)(
         objective=plan.objective,
         optimizer=config.optimizer,
         batches=plan.batches,
@@ -162,7 +165,8 @@ def _train(
         bfloat16=config.bfloat16,
         team=team,
     )
-    weights = options.begin_from or config.begin_from
+    # Weights that a private run begins from are checked with its configuration: no others will do.
+    weights = config.begin_from if plan.budget else options.begin_from or config.begin_from
     if weights is not None:
         trainer.begin_from(weights, options.begin_step)
     if options.resume and trainer.state_path.exists():
@@ -182,7 +186,16 @@ def _train(
     card = plan.card(trainer.step, score, baseline)
     trainer.export(model, card | ({"processes": team.size} if team.size > 1 else {}))
     scores = {plan.objective.score_name: score, "baseline_psnr_db": baseline}
-    return TrainResult(model, trainer.step, finished, **scores)
+    privacy = card["differential_privacy"] if plan.budget else None
+    return TrainResult(model, trainer.step, finished, **scores, privacy=privacy)
+
+
+def _kind_of_trainer(plan: Plan) -> Callable[..., Trainer]:
+    if plan.budget is None:
+        return Trainer
+    from medidiff.training.private import PrivateTrainer
+
+    return partial(PrivateTrainer, budget=plan.budget)
 
 
 def make_plan(config: AnyTrainConfig, device: torch.device, folder: Path | None = None) -> Plan:

@@ -13,6 +13,7 @@ import typer
 from medidiff.cli import console
 
 if TYPE_CHECKING:
+    from medidiff.train import AnyTrainConfig
     from medidiff.training.loop import Progress
 
 # A log file is told this often how far training is; a terminal sees a bar that moves.
@@ -30,6 +31,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the output folder.")] = False,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes; resume later.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
+    dp: Annotated[
+        str | None,
+        typer.Option(metavar="epsilon=8", help="Differential privacy of everybody in training (generators only)."),
+    ] = None,
 ) -> None:
     """Train a model as CONFIG says.
 
@@ -45,6 +50,8 @@ def train(
     settings: use_case.AnyTrainConfig = (
         load_config(config, GenerativeTrainConfig) if generator else load_config(config, use_case.TrainConfig)
     )
+    if dp is not None:
+        settings = _private(settings, dp)
     options = use_case.TrainOptions(
         output=output or Path("runs") / settings.name, resume=resume, max_minutes=max_minutes, device=device
     )
@@ -56,9 +63,25 @@ def train(
         facts["cubic + projection (dB)"] = f"{result.baseline_psnr_db:.2f}"
     if result.held_out_loss is not None:
         facts["loss on held-out people"] = f"{result.held_out_loss:.4f}"
+    if result.privacy is not None:
+        spent = result.privacy
+        facts["privacy spent"] = (
+            f"epsilon {spent['epsilon']:.2f} at delta {spent['delta']:.2g}, {spent['people']} people"
+        )
     if not result.finished:
         facts["stopped"] = f"before the last step: go on with `medidiff train {config} --resume`"
     console.facts("", facts)
+
+
+def _private(settings: AnyTrainConfig, dp: str) -> AnyTrainConfig:
+    """The same run within a privacy budget."""
+    from medidiff.errors import ConfigError
+    from medidiff.training.generative import GenerativeTrainConfig
+    from medidiff.training.privacy_budget import with_budget
+
+    if not isinstance(settings, GenerativeTrainConfig):
+        raise ConfigError("--dp: only generators (`kind: train-generator`) are trained under differential privacy")
+    return settings.model_copy(update={"dp": with_budget(dp, settings.dp)})
 
 
 class _Reporter:
@@ -72,7 +95,7 @@ class _Reporter:
     def __call__(self, progress: Progress) -> None:
         if progress.score is not None:
             self.score = f", validation {progress.score:.{2 if self.unit else 4}f}{self.unit}"
-        what = f"loss {progress.loss:.4f}{self.score}"
+        what = f"{progress.told} {progress.loss:.4f}{self.score}"
         self.on_progress(progress.step, progress.steps, what)
         due = progress.score is not None or progress.seconds - self.last_line >= LINE_SECONDS
         if due and not sys.stderr.isatty():

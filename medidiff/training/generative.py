@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 from torch import Tensor, nn
 
 from medidiff.config import Config
-from medidiff.data.cohort import Cohort, load_people, people, split_sha256
+from medidiff.data.cohort import Cohort, People, load_people, people, split_sha256
+from medidiff.data.procedural import Procedural, procedural_people
 from medidiff.diffusion.generator import Conditions, GenerativeModel, GeneratorSpec, load_generator, save_generator
 from medidiff.diffusion.network import build_network
 from medidiff.errors import ConfigError
@@ -30,7 +31,11 @@ from medidiff.training.generative_data import (
     measure_spec,
 )
 from medidiff.training.loop import OptimizerConfig, run_identity
-from medidiff.training.objective import Plan
+from medidiff.training.objective import AnyBatches, Plan
+from medidiff.training.privacy_budget import Budget, DpConfig
+
+# Label channels are smooth and soon learned; the image is what takes the time (its error is 3 to 8 times theirs).
+IMAGE_WEIGHT = 2.0
 
 
 class GeneratorNetwork(Config):
@@ -90,6 +95,7 @@ def generative_loss(
     target = (x0 - noisy / (1 + s**2)) / (s * inward)
     error = (model.raw(noisy * inward, sigma, conditions) - target).square()
     counted = (conditions.inside if inside is None else inside).expand_as(error).clone()
+    counted[:, :1] *= IMAGE_WEIGHT
     counted[:, 1:] *= (1 - conditions.labels_given).view(-1, 1, 1, 1, 1)
     return (error * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
 
@@ -101,13 +107,21 @@ class HeldOut(Config):
     every: int = Field(500, ge=1, description="steps")
 
 
+def _which(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "procedural" if kind == "procedural" else "cohort"
+
+
+Learners = Annotated[Annotated[Cohort, Tag("cohort")] | Annotated[Procedural, Tag("procedural")], Discriminator(_which)]
+
+
 class GenerativeTrainConfig(Config):
     """A whole training run of a generator."""
 
     kind: Literal["train-generator"] = "train-generator"
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = Field(0, ge=0)
-    people: Cohort
+    people: Learners
     shape: tuple[int, int, int] = Field(description="voxels of the grid")
     modality: Literal["MR", "CT"] = "MR"
     suffix: str = Field("T1w", pattern=r"^[A-Za-z0-9]{1,16}$")
@@ -122,7 +136,14 @@ class GenerativeTrainConfig(Config):
     held_out: HeldOut | None = None
     processes: ProcessesConfig = ProcessesConfig()
     begin_from: Path | None = Field(None, description="generator file whose weights are gone on from")
+    dp: DpConfig | None = Field(None, description="differential privacy of everybody in training")
     card: dict[str, Any] = Field(default_factory=dict, description="what the model card says of data and limits")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run without privacy keeps the digest it has always had."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "dp" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,50 +180,111 @@ def generative_plan(config: GenerativeTrainConfig, device: torch.device) -> Plan
     Raises:
         ConfigError: there are not the people that the config names, or somebody is in training and held out.
     """
-    persons = people(config.people)
-    everybody = load_people(persons, config.shape)
-    spec = measure_spec(
-        everybody,
-        config.labels,
-        config.conditions,
-        suffix=config.suffix,
-        modality=config.modality,
-        clip_voxels=config.clip_voxels,
-        sigma_min=config.noise.low,
-        sigma_max=config.noise.high,
+    if config.dp is not None:
+        check_private(config)
+    everybody = gather(config)
+    spec = (
+        _public_spec(config)
+        if config.dp is not None
+        else measure_spec(
+            everybody,
+            config.labels,
+            config.conditions,
+            suffix=config.suffix,
+            modality=config.modality,
+            clip_voxels=config.clip_voxels,
+            sigma_min=config.noise.low,
+            sigma_max=config.noise.high,
+        )
     )
+    budget = None if config.dp is None else Budget.plan(config.dp, len(everybody), config.optimizer.steps)
+    batches = GenerativeBatches(everybody, spec, config.conditions, config.items, config.seed, device)
     held_out = None if config.held_out is None else _held_out(config, config.held_out, spec)
-    about = {
-        **config.card,
-        "name": config.name,
-        "people": len(persons),
-        "training_split_sha256": split_sha256(persons),
-    }
+    about = {**config.card, "name": config.name, **_who(config, everybody)}
 
     def card(steps: int, score: float | None, _: float | None) -> dict[str, Any]:
         validation = dict(config.card.get("validation", {}))
         if score is not None:
             validation["held_out_loss"] = round(score, 4)
-        return about | {"steps": steps, "items": steps * config.items.size, "validation": validation}
+        about_steps = {"items": steps * config.items.size} if budget is None else budget.card(steps)
+        return about | {"steps": steps, **about_steps, "validation": validation}
 
     return Plan(
         objective=Generation(config.network.options(spec), spec, config.noise),
-        batches=GenerativeBatches(everybody, spec, config.conditions, config.items, config.seed, device),
+        batches=batches if config.dp is None else by_person(batches, config.dp.draws),
         identity=identity(config),
         validate=held_out,
         baseline=None,
         every=0 if config.held_out is None else config.held_out.every,
         card=card,
+        budget=budget,
     )
+
+
+def gather(config: GenerativeTrainConfig) -> People:
+    """Those who are learned from, on the grid."""
+    if isinstance(config.people, Procedural):
+        return procedural_people(config.people, config.shape)
+    return load_people(people(config.people), config.shape)
+
+
+def _who(config: GenerativeTrainConfig, everybody: People) -> dict[str, Any]:
+    """What the card says of who was learned from."""
+    if isinstance(config.people, Procedural):
+        return {"people": 0, "procedural": len(everybody)}
+    return {"people": len(everybody), "training_split_sha256": split_sha256(everybody.persons)}
+
+
+def check_private(config: GenerativeTrainConfig) -> None:
+    """Refuse what would tell something of the people outside of the bound.
+
+    Raises:
+        ConfigError: weights to begin from are missing, or held-out people would be measured without noise.
+    """
+    if config.begin_from is None or not config.begin_from.is_file():
+        raise ConfigError(
+            f"begin_from: private training begins from weights of public or made-up data, found {config.begin_from}; "
+            "train them first, e.g. `medidiff train configs/hippocampus-procedural.yaml`"
+        )
+    if config.held_out is not None:
+        raise ConfigError("held_out: a loss would be told without noise; leave it out of private training")
+
+
+def _public_spec(config: GenerativeTrainConfig) -> GeneratorSpec:
+    """How channels are standardised and what can be asked for, from the weights that the run begins from.
+
+    Raises:
+        ConfigError: they are of another grid, or of other labels or conditions than the config's.
+    """
+    if config.begin_from is None:
+        raise ConfigError("begin_from: there are no weights to begin from")
+    spec = load_generator(config.begin_from)[0].spec
+    found = (spec.shape, {entry.value for entry in spec.labels}, [entry.name for entry in spec.conditions])
+    wanted = (config.shape, {entry.value for entry in config.labels}, [entry.name for entry in config.conditions])
+    if found != wanted:
+        raise ConfigError(f"begin_from: expected grid, label values and conditions {wanted}, its generator has {found}")
+    return spec
+
+
+def by_person(batches: GenerativeBatches, draws: int) -> AnyBatches:
+    """The batches of a private run: what a step shows of each person."""
+    from medidiff.training.private import PersonBatches
+
+    return PersonBatches(batches, draws)
 
 
 def identity(config: GenerativeTrainConfig) -> str:
     """Digest of all that determines the weights; where the people's files lie, and what the card says, does not."""
     nowhere = Path()
-    cohort = config.people.model_copy(
-        update={name: nowhere for name in ("images", "labels", "dataset") if getattr(config.people, name) is not None}
-    )
-    made_of = {"people": cohort, "card": {}, "held_out": None, "processes": ProcessesConfig(), "begin_from": None}
+    places = [name for name in ("images", "labels", "dataset") if getattr(config.people, name, None) is not None]
+    who = config.people.model_copy(update=dict.fromkeys(places, nowhere))
+    made_of: dict[str, Any] = {
+        "people": who,
+        "card": {},
+        "held_out": None,
+        "processes": ProcessesConfig(),
+        "begin_from": None,
+    }
     return run_identity(config.model_copy(update=made_of))
 
 
@@ -238,7 +320,8 @@ class DenoisingError:
 
 def _held_out(config: GenerativeTrainConfig, held_out: HeldOut, spec: GeneratorSpec) -> DenoisingError:
     apart = people(held_out.people)
-    both = {p.image.resolve() for p in apart} & {p.image.resolve() for p in people(config.people)}
+    training = people(config.people) if isinstance(config.people, Cohort) else []
+    both = {p.image.resolve() for p in apart} & {p.image.resolve() for p in training}
     if both:
         raise ConfigError(f"held_out: {len(both)} of its people are in training as well; keep them apart")
     return DenoisingError(tuple(encode_people(load_people(apart, config.shape), spec, config.conditions)), spec)

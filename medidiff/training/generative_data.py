@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,6 +185,10 @@ class GenerativeBatches:
         places = (step * self.config.size + place for place in range(self.config.size))
         drawn = [self._item(self._person(place), derive_seed(self.seed, step, place)) for place in places]
         return collate(drawn, self.device)
+
+    def of_person(self, person: int, seeds: Sequence[int]) -> GenerativeBatch:
+        """So many draws of one person, a seed each."""
+        return collate([self._item(person, seed) for seed in seeds], self.device)
 
     def _person(self, place: int) -> int:
         """Everybody once in an epoch, in another order each time."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -50,7 +50,11 @@ class OptimizerConfig(Config):
 
 @dataclass(slots=True)
 class Progress:
-    """What a progress line shows."""
+    """What a progress line shows.
+
+    Args:
+        told: What ``loss`` is, in words.
+    """
 
     step: int
     steps: int
@@ -58,6 +62,7 @@ class Progress:
     seconds: float
     rate: float
     score: float | None = None
+    told: str = "loss"
 
 
 @dataclass(slots=True)
@@ -70,6 +75,9 @@ class Trainer:
         identity: Digest of all that determines the result; a state of another identity is not resumed.
         team: The processes that train together; only its first writes files.
     """
+
+    # What is told of a step.
+    told: ClassVar[str] = "loss"
 
     objective: Objective
     optimizer: OptimizerConfig
@@ -134,7 +142,7 @@ class Trainer:
                 self.history.append((self.step, loss, score))
                 if on_progress is not None:
                     rate = self.optimizer.rate(self.step, self.first)
-                    on_progress(Progress(self.step, self.optimizer.steps, loss, now - begin, rate, score))
+                    on_progress(Progress(self.step, self.optimizer.steps, loss, now - begin, rate, score, self.told))
             if self.team.decide(now - saved > checkpoint_every):
                 self.save()
                 saved = time.monotonic()
@@ -189,9 +197,12 @@ class Trainer:
             for group, members in groups.items()
         }
         if self.team.rank == 0:
-            record = {"step": self.step, "first": self.first, "identity": self.identity, "history": self.history}
-            save_state(self.state_path, whole, record)
+            save_state(self.state_path, whole, self._record())
             self._write_curve()
+
+    def _record(self) -> dict[str, Any]:
+        """What a state says beside its tensors."""
+        return {"step": self.step, "first": self.first, "identity": self.identity, "history": self.history}
 
     def resume(self) -> None:
         """Go on from the state on disk.
@@ -250,7 +261,7 @@ class Trainer:
 
         with atomic_file(self.folder / "curve.csv") as temporary, temporary.open("w", newline="") as stream:
             writer = csv.writer(stream)
-            writer.writerow(("step", "loss", self.objective.score_name))
+            writer.writerow(("step", self.told, self.objective.score_name))
             writer.writerows(
                 (s, f"{loss:.6f}", "" if score is None else f"{score:.4f}") for s, loss, score in self.history
             )

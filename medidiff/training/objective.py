@@ -20,6 +20,7 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.loss import denoising_loss
 from medidiff.diffusion.network import build_network
 from medidiff.diffusion.path import draw_ratios
+from medidiff.training.privacy_budget import Budget
 
 
 class AnyBatch(Protocol):
@@ -34,7 +35,9 @@ class AnyBatch(Protocol):
 class AnyBatches(Protocol):
     """Batches without end; ``batches[step]`` is always the same."""
 
-    def __getitem__(self, step: int) -> AnyBatch: ...
+    def __getitem__(self, step: int) -> Any:
+        """An ``AnyBatch``; of a private run, a function that gives the one of a person."""
+        ...
 
 
 class PathConfig(Config):
@@ -116,6 +119,7 @@ class Plan:
         validate: Measures the averaged model; ``baseline`` is what needs no model.
         every: Steps between two validations.
         card: What the model's card says, of the steps done, the number of processes and the scores.
+        budget: Of a run under differential privacy; its batches are told for one person at a time.
     """
 
     objective: Objective
@@ -125,3 +129,4 @@ class Plan:
     baseline: Callable[[], float] | None
     every: int
     card: Callable[[int, float | None, float | None], dict[str, Any]]
+    budget: Budget | None = None
