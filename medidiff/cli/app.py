@@ -28,6 +28,7 @@ from medidiff.cli.privacy import audit_phi, deidentify
 from medidiff.cli.reconstruct import reconstruct
 from medidiff.cli.release import release
 from medidiff.cli.status import status
+from medidiff.cli.synthesize import synthesize
 from medidiff.cli.train import train
 
 EPILOG = (
@@ -80,6 +81,7 @@ app.command()(ingest)
 app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
 app.command()(audit)
+app.command()(synthesize)
 app.command()(release)
 app.command()(listen)
 app.command()(status)

@@ -22,6 +22,7 @@ MEANINGS = {
     ),
     "audit-phi": "0 nothing found, all searched that was asked for; 4 found, or not all could be searched",
     "audit": "0 the set passed; 3 no finished set is there; 4 it leaks, or too little was there to know",
+    "synthesize": "0 the set is whole; 1 there is no such generator; 3 a label map or scan cannot be used",
     "release": (
         "0 released, or --check found all as it was; 3 no finished set or release is there; 4 refused, with the reasons"
     ),
