@@ -8,7 +8,7 @@ if __name__ == "__main__":
     main("reconstruct", "ReconstructFlow")  # ends here; the rest is imported anew, once Prefect's surroundings are set
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,16 @@ def reconstruct(run: Run[ReconstructFlow]) -> None:
     def key(item: Item) -> str:
         return run.key("reconstruct", "medidiff.reconstruct", chosen, f"{item.inputs} {beside}")
 
-    for _ in run.fan_out(reconstruct_scan, _items(run, options), key):
+    scans = list(_scans(run))
+    for _ in run.fan_out(reconstruct_scan, _items(run, scans, options), key, len(scans)):
         pass
 
 
-def _items(run: Run[ReconstructFlow], options: ReconstructOptions) -> Iterator[Item]:
+def _items(run: Run[ReconstructFlow], scans: Iterable[Path], options: ReconstructOptions) -> Iterator[Item]:
     """The scans, each once however often it lies there."""
     plan = run.plan
     seen = set()
-    for scan in _scans(run):
+    for scan in scans:
         content = run.fingerprints.of(scan)
         token = content[:TOKEN_DIGITS]
         if token not in seen:

@@ -18,13 +18,14 @@ _SERVERS = ("dicomweb://", "dicomwebs://", "dimse://")
 
 def ingest_sites(run: Run[Any], sites: Iterable[Site]) -> None:
     """Ingest sites side by side; one that fails is noted."""
+    sites = tuple(sites)
     options = {site.name: site.options for site in sites}
 
     def key(item: Item) -> str:
         # Where the dataset lies does not matter: whether it is there and as it was made is looked at by its hash.
         return run.key("ingest", "medidiff.ingest", options[item.token], item.inputs)
 
-    for _ in run.fan_out(ingest_site, (_item(run, site) for site in sites), key):
+    for _ in run.fan_out(ingest_site, (_item(run, site) for site in sites), key, len(sites)):
         pass
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.engine.steps import BAD_INPUT, Made, Order, StepFailed, Work, step
+from flows.engine.steps import Made, Order, StepFailed, Work, step
+from medidiff.errors import EXIT_BAD_INPUT, GateRefused, InputError
 
 
 @step("ingest")
@@ -28,8 +32,8 @@ def ingest_site(order: Order, work: Work) -> Made:
         **{f"in_{split}": count for split, count in result.splits.items()},
     }
     if not result.volumes:
-        raise StepFailed("no volume came of it; the page in the dataset's folder report says why", BAD_INPUT)
-    return Made((result.dataset,), facts)
+        raise StepFailed("no volume came of it; the page in the dataset's folder report says why", EXIT_BAD_INPUT)
+    return Made((result.dataset,), facts, pages=(result.report,))
 
 
 @step("train")
@@ -61,3 +65,71 @@ def reconstruct_scan(order: Order, work: Work) -> Made:
         "seconds": result.record["seconds"],
     }
     return Made((*outputs, *((record,) if record.is_file() else ())), facts)
+
+
+@step("synthesize")
+def synthesize_set(order: Order, work: Work) -> Made:
+    """A synthetic set; one that was begun is gone on with, one that is no longer whole is made anew."""
+    from medidiff.synthesize import synthesize
+    from medidiff.synthetic import SyntheticSet
+
+    folder: Path = order.arguments["folder"]
+    if (folder / "set.json").is_file() and not _is_whole(folder):
+        shutil.rmtree(folder)
+    result = synthesize(folder, order.arguments["options"], work.on_progress)
+    parts = (folder / "set.json", folder / "synthetic.jsonl", folder / "images", folder / "labels")
+    facts = {"items": result.items, "labels": len(SyntheticSet.open(folder).record.labels), "set": result.set_sha256}
+    return Made(tuple(part for part in parts if part.exists()), facts, pictures=(result.preview,))
+
+
+def _is_whole(folder: Path) -> bool:
+    from medidiff.synthetic import SyntheticSet
+
+    try:
+        return not SyntheticSet.open(folder).faults()
+    except InputError:
+        return False
+
+
+@step("evaluate")
+def evaluate_set(order: Order, work: Work) -> Made:
+    """How good a set is: its quality report."""
+    from medidiff.evaluate import evaluate
+
+    result = evaluate(order.arguments["folder"], order.arguments["options"], work.on_progress)
+    return Made((result.report,), {"verdict": result.verdict.value, **_figures(result.metrics)})
+
+
+@step("audit")
+def audit_set(order: Order, work: Work) -> Made:
+    """What a set leaks: its privacy report."""
+    from medidiff.audit import audit
+
+    result = audit(order.arguments["folder"], order.arguments["options"], work.on_progress)
+    return Made((result.report,), {"verdict": result.verdict.value, **_figures(result.metrics)})
+
+
+def _figures(metrics: Iterable[Any]) -> dict[str, Any]:
+    """Name and value of what was measured and judged."""
+    return {metric.name: metric.value for metric in metrics if metric.outcome is not None}
+
+
+@step("release")
+def release_set(order: Order, work: Work) -> Made:
+    """A release, or the gate's reasons against it."""
+    from medidiff.release import check, release
+    from medidiff.synthetic import SyntheticSet
+
+    folder, target = order.arguments["folder"], order.arguments["target"]
+    if target.exists():
+        # Killed between the release and its record, or altered since: what was altered is put aside, never mended.
+        try:
+            check(target)
+        except (GateRefused, InputError):
+            target.rename(target.with_name(f"{target.name}-altered-{secrets.token_hex(4)}"))
+    page = folder.with_name(f"{folder.name}-house.html")
+    if not target.exists():
+        release(folder, target, order.arguments["options"], work.on_progress, report=page)
+    synthetic = SyntheticSet.open(folder)
+    facts = {"release": target.name, "items": len(synthetic.items), "set": synthetic.sha256}
+    return Made((target,), facts, pages=(target / "report.html",))

@@ -57,6 +57,8 @@ def main(flow: str, schema: str, arguments: list[str] | None = None) -> NoReturn
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
+    if steps := sys.modules.get("flows.engine.steps"):
+        steps.stopping.set()  # whoever works in a thread hears of it at its next sign of progress
     raise KeyboardInterrupt
 
 

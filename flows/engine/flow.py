@@ -20,7 +20,7 @@ from flows.engine.environment import CONFIGS
 from flows.engine.hidden import clean, keep_back_strangers
 from flows.engine.lock import held
 from flows.engine.run import Refused, Run, begin
-from flows.engine.steps import StepFailed
+from flows.engine.steps import StepFailed, stopping
 from medidiff.config import load_config
 from medidiff.errors import ConfigError, MedidiffError
 from medidiff.ledger import Ledger, new_run_id, now
@@ -57,6 +57,7 @@ def find_config(name: str) -> Path:
 
 def _run(body: Callable[[Run[P]], None], name: str, schema: type[P], config: str) -> State[Any]:
     keep_back_strangers()
+    stopping.clear()
     try:
         plan = load_config(find_config(config), schema)
         ledger = Ledger(plan.state)

@@ -35,6 +35,8 @@ class Result:
         outputs: What it made.
         facts: Figures and short words to show; no name.
         refused: Reasons of a gate that refused; that, too, is a result.
+        pages: HTML pages to link to, relative to the step's base.
+        pictures: PNG files to show, likewise; of nobody who lives.
         seconds: What the library call took.
     """
 
@@ -44,6 +46,8 @@ class Result:
     facts: dict[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     seconds: float = 0.0
+    pages: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
 
 
 class Results:
@@ -66,7 +70,8 @@ class Results:
                 return None
             found = json.loads(path.read_text(encoding="utf-8"))
             outputs = tuple(Output(**output) for output in found.pop("outputs"))
-            result = Result(**{**found, "outputs": outputs, "refused": tuple(found["refused"])})
+            lists = {name: tuple(found[name]) for name in ("refused", "pages", "pictures")}
+            result = Result(**{**found, **lists, "outputs": outputs})
             if result.key == key and all(fingerprints.of(base / each.path) == each.sha256 for each in outputs):
                 return result
         return None

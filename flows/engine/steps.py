@@ -21,11 +21,12 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from flows.engine.artifacts import Progress
 from flows.engine.hidden import clean, keep_back_strangers
 from flows.engine.journal import Journal
 from flows.engine.keys import Fingerprints
 from flows.engine.results import Output, Result, Results
-from medidiff.errors import EXIT_BAD_INPUT, EXIT_FAILURE, GateRefused, MedidiffError, OutputError
+from medidiff.errors import EXIT_FAILURE, GateRefused, MedidiffError, OutputError
 
 # Faults that may be gone in a minute: no room, a file system or server that is away, a lock.
 _ROOM = ("EDQUOT", "ENOSPC")
@@ -43,6 +44,7 @@ _AWAY = (
 )
 _PASSING = frozenset(getattr(errno, name) for name in (*_ROOM, *_BUSY, *_AWAY))
 
+_TELL_SECONDS = 10.0
 # Set when the process is asked to end: whatever is at work in a thread stops at its next sign of progress.
 stopping = threading.Event()
 
@@ -102,10 +104,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a library call left: files and folders below the order's base, and figures to show."""
+    """What a library call left.
+
+    Args:
+        outputs: Files and folders below the order's base, by whose content it is known whether it is still there.
+        facts: Figures to show.
+        pages, pictures: To link to, and to show; below the base, too. Pictures are of nobody who lives.
+    """
 
     outputs: tuple[Path, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    pages: tuple[Path, ...] = ()
+    pictures: tuple[Path, ...] = ()
 
 
 class Work:
@@ -115,13 +125,15 @@ class Work:
         self._journal = Journal(order.state, order.run)
         self._order = order
         self._told = time.monotonic()
+        self._bar = Progress(f"{order.step} {order.item or order.key[:12]}")
 
     def on_progress(self, done: int, total: int, what: str = "") -> None:
         """For a use case to call: a line now and then; raises where the process was asked to end."""
         del what  # it may name a file
         if stopping.is_set():
             raise Stopped
-        if time.monotonic() - self._told > 10:
+        self._bar.move(done, total)
+        if time.monotonic() - self._told > _TELL_SECONDS:
             self._told = time.monotonic()
             self._journal.write("progress", step=self._order.step, item=self._order.item, done=done, total=total)
 
@@ -190,8 +202,19 @@ def _called(body: Body, order: Order, fingerprints: Fingerprints, begun: float) 
         lines = [line.removeprefix("  - ") for line in str(refusal).splitlines()]
         reasons = tuple(clean(line, order.sources) for line in (lines[1:] or lines))
         return Result(order.step, order.key, refused=reasons, seconds=round(time.monotonic() - begun, 3))
-    outputs = tuple(Output(path.relative_to(order.base).as_posix(), fingerprints.of(path)) for path in made.outputs)
-    return Result(order.step, order.key, outputs, made.facts, seconds=round(time.monotonic() - begun, 3))
+
+    def below(path: Path) -> str:
+        return path.relative_to(order.base).as_posix()
+
+    return Result(
+        step=order.step,
+        key=order.key,
+        outputs=tuple(Output(below(path), fingerprints.of(path)) for path in made.outputs),
+        facts=made.facts,
+        seconds=round(time.monotonic() - begun, 3),
+        pages=tuple(below(page) for page in made.pages),
+        pictures=tuple(below(picture) for picture in made.pictures),
+    )
 
 
 def _sorted(error: Exception, order: Order) -> StepFailed:
@@ -218,6 +241,3 @@ def _errno(error: BaseException | None) -> int | None:
             return error.errno
         error = error.__cause__
     return None
-
-
-BAD_INPUT = EXIT_BAD_INPUT

@@ -1,0 +1,228 @@
+"""Each flow once and again, on real volumes, under Prefect's own server for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+
+import medidiff
+from flows.engine import keys
+from flows.ingest import ingest
+from flows.reconstruct import reconstruct
+from flows.train import train
+from medidiff.geometry import Geometry
+from medidiff.io import read_volume, write_volume
+from medidiff.ledger import Ledger
+from medidiff.volume import Volume
+from tests.flows.told import calls, last
+from tests.ingest import heaps
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+RECONSTRUCT = """
+kind: flow-reconstruct
+state: {state}
+source: {{kind: folder, folder: {source}}}
+output: {output}
+options: {{fast: true, spacing: {spacing}}}
+retries: 0
+"""
+
+
+def token_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@pytest.fixture
+def restore(configs: Path, heads: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Run the reconstruct flow on ``heads``."""
+
+    def run(spacing: float = 4.0) -> State:
+        text = RECONSTRUCT.format(state=tmp_path / "state", source=heads, output=tmp_path / "out", spacing=spacing)
+        (configs / "restore.yaml").write_text(text)
+        return reconstruct(config="restore", return_state=True)
+
+    return run
+
+
+def test_reconstruct_does_each_scan_once_and_again_what_changed(
+    restore, heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    state, output = tmp_path / "state", tmp_path / "out"
+    one, two = heads / "ward" / "one.nii.gz", heads / "ward" / "two.nii.gz"
+    assert restore().name == "Completed"
+    assert calls(state) == Counter(reconstruct=2)
+    result = read_volume(output / f"{token_of(one)}.nii.gz")
+    assert result.geometry.spacing == pytest.approx((4, 4, 4))
+    first = heaps.tree(output)
+
+    assert restore().name == "Completed"
+    assert calls(state) == Counter()
+    assert last(state).steps[0].cached == 2
+    assert heaps.tree(output) == first
+
+    # Another scan under an old name: it alone is done.
+    scan = read_volume(two)
+    write_volume(Volume(scan.data * np.float32(2), scan.geometry, scan.modality), two)
+    restore()
+    assert calls(state) == Counter(reconstruct=1)
+    assert (output / f"{token_of(two)}.nii.gz").is_file()
+
+    # A result that went, and one that somebody changed, are made again.
+    (output / f"{token_of(one)}.nii.gz").unlink()
+    (output / f"{token_of(two)}.nii.gz").write_bytes(b"overwritten")
+    restore()
+    assert calls(state) == Counter(reconstruct=2)
+    assert heaps.tree(output)[f"{token_of(one)}.nii.gz"] == first[f"{token_of(one)}.nii.gz"]
+
+    # A result whose record is damaged, too.
+    records = list((state / "results" / "reconstruct").rglob("*.json"))
+    for record in records:
+        record.write_bytes(record.read_bytes()[:-20])
+    restore()
+    assert calls(state) == Counter(reconstruct=2)
+
+    restore(spacing=5.0)
+    assert calls(state) == Counter(reconstruct=2)
+
+    monkeypatch.setattr(medidiff, "__version__", "0.0.0+another")
+    keys.code_digest.cache_clear()
+    restore(spacing=5.0)
+    assert calls(state) == Counter(reconstruct=2)
+    keys.code_digest.cache_clear()
+
+
+def test_a_failed_item_is_listed_and_does_not_stop_the_rest(restore, heads: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    broken = heads / "Mustermann_Erika.nii.gz"
+    broken.write_bytes(b"no volume at all")
+    found = restore()
+    assert (found.type, found.name) == (StateType.COMPLETED, "CompletedWithFailures")
+    record = last(tmp_path / "state")
+    assert record.status == "completed-with-failures"
+    assert record.steps[0].done == 2
+    (failure,) = record.failures
+    assert failure.item == token_of(broken)
+    assert failure.reason.startswith("[source] is no volume")
+    assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file() and b"Erika" in path.read_bytes()]
+
+    # Prefect itself stores parameters, states and logs: none of them knows the folder.
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs()
+        tasks = client.read_task_runs()
+        logs = client.read_logs()
+    assert {str(run.parameters) for run in runs} == {"{'config': 'restore'}"}
+    told = "".join(item.model_dump_json() for item in (*runs, *tasks, *logs))
+    assert "Erika" not in told
+    assert "ward" not in told
+
+
+INGEST = """
+kind: flow-ingest
+state: {root}/state
+sites:
+  - {{name: north, sources: [{root}/north], dataset: {root}/data/north, options: {options}}}
+  - {{name: south, sources: [{root}/south], dataset: {root}/data/south, options: {options}}}
+retries: 0
+"""
+
+
+def test_ingest_does_a_site_again_when_its_heap_changes(configs: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    heaps.series(tmp_path / "north" / "a", "P-1", seed=1)
+    heaps.series(tmp_path / "south" / "b", "P-2", seed=2)
+    options = "{kind: ingest, body_part: other, clean_pixels: false}"
+    (configs / "sites.yaml").write_text(INGEST.format(root=tmp_path, options=options))
+    (tmp_path / "data").mkdir()
+
+    assert ingest(config="sites", return_state=True).name == "Completed"
+    assert calls(state) == Counter(ingest=2)
+    before = heaps.tree(tmp_path / "data")
+    assert ingest(config="sites", return_state=True).name == "Completed"
+    assert calls(state) == Counter()
+    assert heaps.tree(tmp_path / "data") == before
+
+    heaps.series(tmp_path / "south" / "c", "P-3", seed=3)
+    ingest(config="sites", return_state=True)
+    assert calls(state) == Counter(ingest=1)
+    assert last(state).steps[0].cached == 1
+
+    # A volume that somebody removed from the dataset is noticed.
+    (volume,) = (tmp_path / "data" / "north").rglob("*.nii.gz")
+    volume.unlink()
+    ingest(config="sites", return_state=True)
+    assert calls(state) == Counter(ingest=1)
+    assert volume.is_file()
+
+
+TRAIN = """
+kind: flow-train
+state: {root}/state
+models:
+  - output: {root}/models
+    device: cpu
+    config:
+      kind: train
+      name: tiny
+      seed: {seed}
+      data: {{root: {root}/people, train: [{{files: a.nii.gz}}]}}
+      network: {{channels: [8], blocks: 1}}
+      batches: {{size: 2, patch: 16, line: 32, operators: 8, factors: [1.5, 5]}}
+      optimizer: {{steps: 2, warmup: 1}}
+retries: 0
+"""
+
+
+def test_train_trains_once_for_each_configuration(configs: Path, tmp_path: Path, mni: Volume) -> None:
+    state = tmp_path / "state"
+    data = np.ascontiguousarray(mni.data[:, ::4, ::4, ::4])
+    (tmp_path / "people").mkdir()
+    geometry = Geometry(mni.geometry.affine @ np.diag([4.0, 4, 4, 1]), data.shape[1:])  # type: ignore[arg-type]
+    write_volume(Volume(data, geometry), tmp_path / "people" / "a.nii.gz")
+    (configs / "tiny.yaml").write_text(TRAIN.format(root=tmp_path, seed=0))
+
+    assert train(config="tiny", return_state=True).name == "Completed"
+    assert calls(state) == Counter(train=1)
+    (model,) = (tmp_path / "models").rglob("tiny.safetensors")
+    weights = model.read_bytes()
+    train(config="tiny", return_state=True)
+    assert calls(state) == Counter()
+
+    # The model went, its training state did not: nothing is trained again.
+    model.unlink()
+    train(config="tiny", return_state=True)
+    assert model.read_bytes() == weights
+
+    (configs / "tiny.yaml").write_text(TRAIN.format(root=tmp_path, seed=1))
+    train(config="tiny", return_state=True)
+    assert calls(state) == Counter(train=1)
+    assert len(list((tmp_path / "models").rglob("tiny.safetensors"))) == 2
+
+
+def test_a_wrong_configuration_ends_in_a_failed_run_that_says_where(configs: Path, tmp_path: Path) -> None:
+    (configs / "wrong.yaml").write_text(f"kind: flow-train\nstate: {tmp_path}/state\nmodels: []\n")
+    found = train(config="wrong", return_state=True)
+    assert found.is_failed()
+    assert "models" in str(found.message)
+    assert str(tmp_path) not in str(found.message)
+    for name in ("../wrong", "Wrong", "no-such"):
+        assert train(config=name, return_state=True).is_failed()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_second_run_says_that_another_is_at_work(restore, configs: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from flows.engine.lock import held
+
+    restore()
+    text = (configs / "restore.yaml").read_text() + "wait_seconds: 0\n"
+    with held(Ledger(tmp_path / "state"), "20260101T000000-00000000", 0):
+        (configs / "second.yaml").write_text(text)
+        found = reconstruct(config="second", return_state=True)
+    assert found.is_failed()
+    assert "another run is at work in this state folder (run 20260101T000000-00000000" in str(found.message)
