@@ -19,6 +19,7 @@ from medidiff.cli.calibrate import calibrate
 from medidiff.cli.config import config_app
 from medidiff.cli.demo import demo
 from medidiff.cli.edit import edit
+from medidiff.cli.evaluate import evaluate
 from medidiff.cli.export_bundle import export_bundle
 from medidiff.cli.info import info
 from medidiff.cli.ingest import ingest
@@ -80,6 +81,7 @@ app.command()(calibrate)
 app.command()(ingest)
 app.command()(deidentify)
 app.command(name="audit-phi")(audit_phi)
+app.command()(evaluate)
 app.command()(audit)
 app.command()(synthesize)
 app.command()(release)

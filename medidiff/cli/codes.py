@@ -21,6 +21,7 @@ MEANINGS = {
         "0 every image was written clean; 3 one was set apart because it cannot be shown to be clean, or there was none"
     ),
     "audit-phi": "0 nothing found, all searched that was asked for; 4 found, or not all could be searched",
+    "evaluate": "0 the set passed; 3 no finished set is there; 4 it fell short, or too little was there to know",
     "audit": "0 the set passed; 3 no finished set is there; 4 it leaks, or too little was there to know",
     "synthesize": "0 the set is whole; 1 there is no such generator; 3 a label map or scan cannot be used",
     "release": (

@@ -21,6 +21,7 @@ SCHEMAS = {
     "features": "medidiff.metrics.features:FeatureConfig",
     "synthesize": "medidiff.synthesize:SynthesizeOptions",
     "ingest": "medidiff.ingest:IngestOptions",
+    "evaluate": "medidiff.evaluate:EvaluateOptions",
     "audit": "medidiff.audit:AuditOptions",
     "flow-ingest": "medidiff.unattended:IngestFlow",
     "flow-train": "medidiff.unattended:TrainFlow",

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SHIPPED = "features-t1"
 FORMAT = "medidiff-encoder/1"
-KIND = "resnet"
 MOST_BYTES = 2 << 30
 _BATCH = 8
 # The names under which our files hold the mean and spread of the features of the people trained on.
@@ -44,7 +43,7 @@ class ResNetOptions(Config):
     Source: He et al. (2016), Deep Residual Learning for Image Recognition; Hara et al. (2018) for its form in 3D.
     """
 
-    kind: Literal["resnet"] = KIND
+    kind: Literal["resnet"] = "resnet"
     block: Literal["basic", "bottleneck"] = "basic"
     layers: tuple[int, int, int, int] = (1, 1, 1, 1)
     block_inplanes: tuple[int, int, int, int] = (32, 48, 64, 96)
@@ -67,7 +66,7 @@ class ResNetOptions(Config):
         if max(self.layers) > 64 or max(self.block_inplanes) > 2048 or min(*self.layers, *self.block_inplanes) < 1:
             raise CheckpointError(f"no network has {self.layers} blocks of {self.block_inplanes} channels")
         options = self.model_dump(exclude={"kind"}) | {"layers": list(self.layers)}
-        return ResNet(**(options | {"block_inplanes": list(self.block_inplanes)}), feed_forward=False)  # type: ignore[no-any-return]
+        return ResNet(**(options | {"block_inplanes": list(self.block_inplanes)}), feed_forward=False)
 
 
 class FeatureConfig(Config):

@@ -2,7 +2,7 @@
 
     dice = train_segmenter(images, labels, options, seed).dice(test_images, test_labels)     # (people, classes)
 
-Everything but the training set is the same for all: network (MONAI's UNet), loss (Dice and cross-entropy), steps, batch.
+Everything but the training set is the same for all: network (MONAI's UNet), loss (Dice and cross-entropy), steps.
 """
 
 from __future__ import annotations
@@ -71,8 +71,10 @@ def dice(predicted: Array, truth: Array, values: tuple[int, ...]) -> Array:
 
     if predicted.shape != truth.shape:
         raise InputError(f"label maps of one shape, got {predicted.shape} and {truth.shape}")
-    pair = (torch.from_numpy(np.concatenate([x == value for value in values], axis=1)) for x in (predicted, truth))
-    return np.asarray(compute_dice(*(x.float() for x in pair), include_background=True, ignore_empty=True), dtype=float)
+    one_hot = [
+        torch.from_numpy(np.concatenate([x == value for value in values], axis=1)).float() for x in (predicted, truth)
+    ]
+    return np.asarray(compute_dice(one_hot[0], one_hot[1], include_background=True, ignore_empty=True), dtype=float)
 
 
 def train_segmenter(
@@ -136,7 +138,7 @@ def _network(options: SegmenterOptions, classes: int, seed: int) -> torch.nn.Mod
         # Initial weights come from torch's global generator; it is borrowed and given back.
         torch.random.default_generator.manual_seed(derive_seed(seed, 0))
         strides = (2,) * (len(options.channels) - 1)
-        return UNet(3, 1, classes, options.channels, strides, num_res_units=1)  # type: ignore[no-any-return]
+        return UNet(3, 1, classes, options.channels, strides, num_res_units=1)
 
 
 def _plain() -> Any:

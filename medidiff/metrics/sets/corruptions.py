@@ -26,7 +26,7 @@ def noise(image: Array, std: float, rng: np.random.Generator) -> Array:
     Source: Gudbjartsson & Patz (1995), The Rician distribution of noisy MRI data.
     """
     real, imaginary = rng.standard_normal((2, *image.shape)) * std
-    return np.hypot(image + real, imaginary)
+    return np.asarray(np.hypot(image + real, imaginary))
 
 
 def ghosting(image: Array, amount: float, axis: int = 1) -> Array:
@@ -46,7 +46,7 @@ def bias_field(image: Array, amount: float, rng: np.random.Generator) -> Array:
 
 def gamma(image: Array, amount: float) -> Array:
     """Another contrast: values to the power of exp(amount); negative ones stay."""
-    return np.where(image > 0, np.abs(image) ** np.exp(amount), image)
+    return np.asarray(np.where(image > 0, np.abs(image) ** np.exp(amount), image))
 
 
 def elastic(image: Array, label: Array | None, voxels: float, rng: np.random.Generator) -> tuple[Array, Array | None]:

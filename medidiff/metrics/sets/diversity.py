@@ -11,8 +11,9 @@ from medidiff.errors import InputError
 from medidiff.metrics.intervals import Interval
 
 Array = NDArray[Any]
-# Wang et al. (2003) have five scales, which need more than 160 voxels a side. Crops have room for three. The finest has
-# 1/20 of the weight, sees noise more than anatomy and costs ten times the others: two stay, their weights summing to one.
+# Wang et al. (2003) have five scales, which need more than 160 voxels a side. Crops have room for three. The finest
+# has 1/20 of the weight, sees noise more than anatomy and costs ten times the others: two stay, their weights summing
+# to one.
 # The window has 7 voxels (3.5 sigma a side) instead of 11, so that it fits the coarser one.
 WEIGHTS = (0.2856 / 0.5857, 0.3001 / 0.5857)
 WINDOW, SIGMA = 7, 0.9
@@ -43,7 +44,7 @@ def ms_ssim_pairs(images: Array, data_range: float = 1.0) -> Array:
     table = np.eye(len(images))
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         a, b = (index[start : start + _PAIRS_AT_ONCE] for index in (first, second))
-        table[a, b] = metric(tensor[a], tensor[b])[:, 0].double().numpy()
+        table[a, b] = np.asarray(metric(tensor[a], tensor[b]), dtype=float)[:, 0]
     table[second, first] = table[first, second]
     return table
 

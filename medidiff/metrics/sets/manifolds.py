@@ -43,7 +43,7 @@ def coverage(real: Array, fake: Array, k: int = NEAREST) -> Array:
 
     It rises with the number of items: compare it only at the same n.
     """
-    return (distances(real, fake).min(axis=1) < radii(real, k)).astype(float)
+    return np.asarray(distances(real, fake).min(axis=1) < radii(real, k), dtype=float)
 
 
 def distances(x: Array, y: Array) -> Array:

@@ -91,22 +91,17 @@ class Panel:
         if self.training is not None:
             found[AUTHENTICITY] = self._mean(typicality.authenticity(self.training, fake), "item")
         if sample.likeness is not None:
-            options = {"seed": self.seed, "draws": self.draws, "level": self.level}
-            found[LIKENESS] = diversity.mean_pair(sample.likeness, **options)
+            found[LIKENESS] = diversity.mean_pair(sample.likeness, seed=self.seed, draws=self.draws, level=self.level)
         if sample.shapes is not None and self.reference.shapes is not None and self.spread is not None:
+            shapes = self.reference.shapes, sample.shapes, self.spread
             found[STRUCTURES] = structures.wasserstein_interval(
-                self.reference.shapes,
-                sample.shapes,
-                self.spread,
-                seed=self.seed,
-                draws=self.draws // 2,
-                level=self.level,
+                *shapes, seed=self.seed, draws=self.draws // 2, level=self.level
             )
         return found
 
     def _mmd(self, fake: Array, kernel: kernels.Kernel) -> Interval:
-        options = {"seed": self.seed, "draws": self.draws, "level": self.level}
-        return kernels.mmd2_interval(self.reference.features, fake, kernel, **options)
+        real = self.reference.features
+        return kernels.mmd2_interval(real, fake, kernel, seed=self.seed, draws=self.draws, level=self.level)
 
     def _mean(self, each: Array, unit: str) -> Interval:
         return self._bootstrap(each[:, None], lambda sums: sums[..., 0] / len(each), unit)

@@ -38,7 +38,7 @@ def _shape_of(mask: Array, spacing: Sequence[float]) -> Array:
     if len(index) < FEWEST_VOXELS:
         return np.zeros(len(FEATURES))
     volume = len(index) * float(np.prod(spacing))
-    # The corner of the box, with a border of air, so that the surface closes where the structure meets the image's edge.
+    # With a border of air, so that the surface closes where the structure meets the image's edge.
     box = tuple(slice(low, high + 1) for low, high in zip(index.min(axis=0), index.max(axis=0), strict=True))
     vertices, faces, _, _ = marching_cubes(np.pad(mask[box], 1).astype(np.float32), 0.5, spacing=tuple(spacing))
     surface = float(mesh_surface_area(vertices, faces))

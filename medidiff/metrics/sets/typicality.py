@@ -1,4 +1,4 @@
-"""Alpha-precision, beta-recall and authenticity: how typical items are, how much of the real they span, whether they copy.
+"""Alpha-precision, beta-recall, authenticity: how typical items are, how much of the real they span, if they copy.
 
 Source: Alaa et al. (2022), How Faithful is your Synthetic Data? Sample-level Metrics for Evaluating and Auditing
 Generative Models, ICML. There, features are first mapped so that real ones fill a ball (a one-class network); here the
@@ -26,7 +26,8 @@ def alpha_precision_curve(real: Array, fake: Array, levels: Array = LEVELS) -> A
     """
     centre = real.mean(axis=0)
     reach = np.quantile(np.linalg.norm(real - centre, axis=1), levels)
-    return (np.linalg.norm(fake - centre, axis=1)[:, None] <= reach).astype(float)
+    inside = np.linalg.norm(fake - centre, axis=1)[:, None] <= reach
+    return np.asarray(inside, dtype=float)
 
 
 def beta_recall_curve(real: Array, fake: Array, levels: Array = LEVELS) -> Array:
@@ -55,8 +56,8 @@ def integrated(curve: Array, levels: Array = LEVELS) -> float:
 def authenticity(training: Array, fake: Array) -> Array:
     """Of each item (m, d), whether it is no nearer to somebody trained on (n, d) than the nearest other person is.
 
-    Shape (m,), 0 or 1: 0 is what a copy looks like. New people of the same kind have about a half. Section 3.3, eq. (8).
+    Shape (m,), 0 or 1: 0 is what a copy looks like. New people of the same kind have about a half. Section 3.3.
     """
     between = distances(training, fake)
     nearest = between.argmin(axis=0)
-    return (between.min(axis=0) > radii(training, 1)[nearest]).astype(float)
+    return np.asarray(between.min(axis=0) > radii(training, 1)[nearest], dtype=float)
