@@ -1,0 +1,56 @@
+"""``python -m tests.stress``: kill flows, fill disks, take locks; a call goes on where the CSV file of the last ends.
+
+Needs the extra ``flows``; strace, and the right to mount, are used where they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.stress.processes import server, warm_up
+
+
+def main() -> int:
+    """Exit code 0 where nothing was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="deaths by -9, over all flows")
+    parser.add_argument("--flows", default="", help="only these, with commas between")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many; the next call goes on")
+    parser.add_argument("--rows", type=Path, default=Path("stress.csv"), help="where every kill is noted")
+    parser.add_argument("--work", type=Path, help="a folder for copies (default: a temporary one)")
+    parser.add_argument("--port", type=int, default=4377, help="for Prefect's server, on this machine alone")
+    given = parser.parse_args()
+    work = given.work or Path(tempfile.mkdtemp(prefix="medidiff-stress-"))
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with server(work / "prefect", given.port):
+            warm_up()
+            from tests.stress.kills import campaign
+            from tests.stress.scenarios import SCENARIOS
+
+            names = tuple(given.flows.split(",")) if given.flows else tuple(SCENARIOS)
+            deaths, faults = campaign(
+                work,
+                given.rows,
+                kills=given.kills,
+                seed=given.seed,
+                names=names,
+                minutes=given.minutes,
+                with_calls=shutil.which("strace") is not None,
+            )
+    finally:
+        if given.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"{deaths} of {given.kills} kills, {len(faults)} with a fault")
+    for fault in faults[:50]:
+        print(f"  {fault}")
+    return 1 if faults or deaths < given.kills else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
