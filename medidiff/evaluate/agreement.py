@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medidiff.data.cohort import People
 from medidiff.evaluate.judgement import COLLAPSE, Rule, judged
+from medidiff.evaluate.options import Resampling
 from medidiff.metrics.intervals import bootstrap
 from medidiff.metrics.sets import structures
 from medidiff.metrics.utility import SegmenterOptions, dice, train_segmenter
@@ -43,17 +44,14 @@ def agreement_metrics(
     training: People,
     reference: People,
     options: SegmenterOptions,
-    *,
-    seed: int,
-    draws: int,
-    level: float,
+    resampling: Resampling,
     least: int,
 ) -> Iterator[Metric]:
     """Both figures of a set, with ceilings on the reference people; nothing where somebody has no label map."""
     if items.labels is None or training.labels is None or reference.labels is None:
         return
     values = tuple(int(value) for value in np.unique(training.labels) if value)
-    segmenter = train_segmenter(training.images, training.labels, options, seed, values=values)
+    segmenter = train_segmenter(training.images, training.labels, options, resampling.seed, values=values)
     made, real, known = (segmenter.predict(side.images) for side in (items, reference, training))
     spacing = items.geometry.spacing
     shapes, real_shapes, known_shapes = (
@@ -63,10 +61,15 @@ def agreement_metrics(
     each = _dice(made, items.labels, values)
     found = {
         AGREEMENT: bootstrap(
-            each[:, None], lambda sums: sums[..., 0] / len(each), seed=seed, unit="item", draws=draws, level=level
+            each[:, None],
+            lambda sums: sums[..., 0] / len(each),
+            seed=resampling.seed,
+            unit="item",
+            draws=resampling.draws,
+            level=resampling.level,
         ),
         SEGMENTED: structures.wasserstein_interval(
-            real_shapes, shapes, spread, seed=seed, draws=draws // 2, level=level
+            real_shapes, shapes, spread, seed=resampling.seed, draws=resampling.draws // 2, level=resampling.level
         ),
     }
     ceiling = {
@@ -78,11 +81,11 @@ def agreement_metrics(
         SWAPPED: {AGREEMENT: float(_dice(real, np.roll(reference.labels, 1, axis=0), values).mean())},
         COLLAPSE: {SEGMENTED: float(structures.wasserstein(real_shapes, one, spread).mean())},
     }
-    sizes = {"people": len(reference), "items": len(items), "least": least}
-    yield from judged(found, ceiling, floors, **sizes, rules=RULES)
+    yield from judged(found, ceiling, floors, people=len(reference), items=len(items), least=least, rules=RULES)
 
 
 def _dice(predicted: Array, labels: Array, values: tuple[int, ...]) -> Array:
     """The mean over structures, shape (n,); an item without any structure has 0."""
     found = dice(predicted, labels, values)
-    return np.nan_to_num(np.nanmean(np.where(np.isnan(found).all(axis=1)[:, None], 0, found), axis=1))
+    counted = ~np.isnan(found)
+    return np.asarray(np.where(counted, found, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1), dtype=float)

@@ -62,6 +62,15 @@ class EvaluateOptions(Config):
 
 
 @dataclass(frozen=True, slots=True)
+class Resampling:
+    """Of a bootstrap: its seed, how often, and the level of the interval."""
+
+    seed: int
+    draws: int
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateResult:
     """What was found.
 

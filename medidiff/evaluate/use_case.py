@@ -24,7 +24,7 @@ from medidiff.data.cohort import People, load_people, people, split_sha256
 from medidiff.errors import ConfigError
 from medidiff.evaluate.agreement import agreement_metrics
 from medidiff.evaluate.judgement import COPIES, ERODED, Figures, judged
-from medidiff.evaluate.options import EvaluateOptions, EvaluateResult
+from medidiff.evaluate.options import EvaluateOptions, EvaluateResult, Resampling
 from medidiff.evaluate.sides import Eye, floors_of, framed, read_set, spread_over
 from medidiff.evaluate.usefulness import trainings, utility_metrics
 from medidiff.metrics.features import load_encoder
@@ -83,8 +83,8 @@ def evaluate(
     n = min(len(items), len(real.ceiling))
     chosen = items[spread_over(len(items), n).tolist()]
     figures, ceiling, floors = _compared(eye, chosen, real, options, tell)
-    sizes = {"people": len(real.reference), "items": n, "least": options.least}
-    metrics = [*judged(figures, ceiling, floors, **sizes), *_learned(items, real, options, work, tell)]
+    found = judged(figures, ceiling, floors, people=len(real.reference), items=n, least=options.least)
+    metrics = [*found, *_learned(items, real, options, work, tell)]
     report = QualityReport.conclude(
         metrics,
         _too_few(n, len(real.reference), options.least),
@@ -175,18 +175,16 @@ def _learned(
         return
     if real.training is None:
         raise ConfigError("utility: name the people that the generator was trained on (training)")
-    draws = {"seed": options.seed, "draws": options.bootstrap, "level": options.level}
+    resampling = Resampling(options.seed, options.bootstrap, options.level)
     framed_items = People(
         framed(items.images, real.reference.inside), items.labels, items.inside, items.geometry, items.persons
     )
     tell("training segmenters")
     yield from agreement_metrics(
-        framed_items, real.training, real.reference, options.utility.segmenter, least=options.least, **draws
+        framed_items, real.training, real.reference, options.utility.segmenter, resampling, options.least
     )
     found = list(trainings(framed_items, real.training, real.reference, options.utility, work, tell))
-    yield from utility_metrics(
-        found, training=len(real.training), items=len(items), share=options.utility.share, **draws
-    )
+    yield from utility_metrics(found, len(real.training), len(items), options.utility.share, resampling)
 
 
 def _too_few(items: int, persons: int, least: int) -> list[str]:
@@ -213,7 +211,7 @@ def _notes(
     )
     held = f"{len(real.reference)} people, digest of their images {split_sha256(real.reference.persons)}"
     if real.training is None:
-        yield f"Reference: {held}; the other half of those given stands for real people, for nobody said who trained it."
+        yield f"Reference: {held}; the other half of those given stands for real people (no training people named)."
     else:
         yield (
             f"Reference: {held}, none of whom the generator was trained on. Ceilings and floors are made of "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medidiff.config import Config, config_digest
 from medidiff.data.cohort import People
 from medidiff.errors import InputError
-from medidiff.evaluate.options import UtilityOptions
+from medidiff.evaluate.options import Resampling, UtilityOptions
 from medidiff.evaluate.sides import spread_over
 from medidiff.io.atomic import atomic_write_json
 from medidiff.metrics.intervals import Interval
@@ -115,32 +115,31 @@ def table(found: Sequence[Trained], arm: str) -> Array:
     return np.array([one.dice for one in found if one.arm == arm])
 
 
-def ratio(above: Array, below: Array, *, seed: int, draws: int, level: float) -> Interval:
+def ratio(above: Array, below: Array, resampling: Resampling) -> Interval:
     """Mean Dice of one arm over that of another, with a bootstrap over seeds and over people, the same in both.
 
     Args:
         above, below: Shape (seeds, people) each.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(resampling.seed)
     seeds, people = above.shape
     drawn = []
-    for _ in range(draws):
+    for _ in range(resampling.draws):
         who = rng.integers(people, size=people)
         tops, bottoms = (rng.integers(seeds, size=seeds) for _ in range(2))
         drawn.append(above[np.ix_(tops, who)].mean() / below[np.ix_(bottoms, who)].mean())
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [(1 - resampling.level) / 2, (1 + resampling.level) / 2])
     value = float(above.mean() / below.mean())
-    return Interval(value, float(low), float(high), people, "person", level)
+    return Interval(value, float(low), float(high), people, "person", resampling.level)
 
 
 def utility_metrics(
-    found: Sequence[Trained], *, training: int, items: int, share: float, seed: int, draws: int, level: float
+    found: Sequence[Trained], training: int, items: int, share: float, resampling: Resampling
 ) -> Iterator[Metric]:
     """What the trainings say, as a report has it."""
     tables = {arm: table(found, arm) for arm in ARMS}
     count = len(tables[REAL])
-    options: dict[str, Any] = {"seed": seed, "draws": draws, "level": level}
-    of_real = ratio(tables[SYNTHETIC], tables[REAL], **options)
+    of_real = ratio(tables[SYNTHETIC], tables[REAL], resampling)
     mean = {arm: float(dice.mean()) for arm, dice in tables.items()}
     outcome = Outcome.PASSED if of_real.value >= LEAST_RATIO else Outcome.FAILED
     if outcome is Outcome.PASSED and of_real.low < LEAST_RATIO:
@@ -152,7 +151,7 @@ def utility_metrics(
         n=of_real.count,
         unit="patients",
         interval=(of_real.low, of_real.high),
-        level=level,
+        level=resampling.level,
         ceiling=1.0,
         limit=f"at least {LEAST_RATIO:g}",
         better="higher",
@@ -162,7 +161,7 @@ def utility_metrics(
             f"{count} seeds each; the interval is over seeds and people."
         ),
     )
-    gain = ratio(tables[FEW_AND_SYNTHETIC], tables[FEW_AUGMENTED], **options)
+    gain = ratio(tables[FEW_AND_SYNTHETIC], tables[FEW_AUGMENTED], resampling)
     few = max(2, round(share * training))
     yield Metric(
         name="Dice, few real people with the set, over the same with ordinary augmentation",
@@ -171,7 +170,7 @@ def utility_metrics(
         n=gain.count,
         unit="patients",
         interval=(gain.low, gain.high),
-        level=level,
+        level=resampling.level,
         better="higher",
         note=(
             f"{few} people: with the set {mean[FEW_AND_SYNTHETIC]:.3f}, with augmentation {mean[FEW_AUGMENTED]:.3f}; "

@@ -41,7 +41,7 @@ def ghosting(image: Array, amount: float, axis: int = 1) -> Array:
 def bias_field(image: Array, amount: float, rng: np.random.Generator) -> Array:
     """Smooth shading as of a surface coil: times exp(amount * field), the field of unit spread over the volume."""
     field = _smooth_field(image.shape, rng, knots=3)
-    return image * np.exp(amount * (field - field.mean()) / field.std())
+    return np.asarray(image * np.exp(amount * (field - field.mean()) / field.std()))
 
 
 def gamma(image: Array, amount: float) -> Array:
