@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,8 @@ class Fingerprints:
     def __init__(self, root: Path) -> None:
         self._lock = threading.Lock()
         self._memory = sqlite3.connect(root / "fingerprints.sqlite", timeout=60, check_same_thread=False)
-        self._memory.execute("PRAGMA journal_mode=WAL")
+        with suppress(sqlite3.OperationalError):  # somebody holds the lock just now: the old kind of journal will do
+            self._memory.execute("PRAGMA journal_mode=WAL")
         self._memory.execute("CREATE TABLE IF NOT EXISTS seen (place TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
         self._memory.commit()
 
