@@ -18,6 +18,7 @@ def main() -> int:
     """Exit code 0 where nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="deaths by -9, over all flows")
+    parser.add_argument("--faults", action="store_true", help="also full disks, read-only folders, SIGTERM and locks")
     parser.add_argument("--flows", default="", help="only these, with commas between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many; the next call goes on")
@@ -43,6 +44,8 @@ def main() -> int:
                 minutes=given.minutes,
                 with_calls=shutil.which("strace") is not None,
             )
+            if given.faults:
+                faults += _other_faults(work, names)
     finally:
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)
@@ -50,6 +53,25 @@ def main() -> int:
     for fault in faults[:50]:
         print(f"  {fault}")
     return 1 if faults or deaths < given.kills else 0
+
+
+def _other_faults(work: Path, names: tuple[str, ...]) -> list[str]:
+    from tests.stress.faults import FAULTS
+    from tests.stress.kills import refer
+    from tests.stress.scenarios import SCENARIOS
+
+    found = []
+    for name in names:
+        reference = refer(SCENARIOS[name], work, with_calls=False)
+        for kind, fault in FAULTS.items():
+            try:
+                faults = fault(SCENARIOS[name], work, reference)
+            except PermissionError as error:
+                print(f"{name}, {kind}: left out, {error}")
+                continue
+            print(f"{name}, {kind}: {'; '.join(faults) or 'right'}", flush=True)
+            found += [f"{name}, {kind}: {fault}" for fault in faults]
+    return found
 
 
 if __name__ == "__main__":
