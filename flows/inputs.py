@@ -18,6 +18,10 @@ from medidiff.train import DataConfig
 from medidiff.training.volumes import list_files
 
 
+# Settings that name a model: one that ships, or a file.
+_MODELS = frozenset({"model", "encoder", "features"})
+
+
 def content_of(fingerprints: Fingerprints, config: Config) -> tuple[str, tuple[str, ...]]:
     """The hash of all that a configuration reads, and the paths, whose parts must be kept out of messages.
 
@@ -47,7 +51,7 @@ def files_of(value: Any, place: str = "") -> Iterator[tuple[str, Path]]:
         case BaseModel():
             for name in type(value).model_fields:
                 inner = getattr(value, name)
-                is_model = name == "model" and isinstance(inner, str)
+                is_model = name in _MODELS and isinstance(inner, str)
                 yield from _model(inner, f"{place}.{name}") if is_model else files_of(inner, f"{place}.{name}")
         case tuple() | list():
             for number, inner in enumerate(value):

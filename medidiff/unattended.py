@@ -11,10 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
+from medidiff.audit import AuditOptions
 from medidiff.config import Config, read_kind
 from medidiff.errors import ConfigError
+from medidiff.evaluate import EvaluateOptions
 from medidiff.ingest import IngestOptions
 from medidiff.reconstruct.options import ReconstructOptions
+from medidiff.release import ReleaseOptions
+from medidiff.synthesize import SynthesizeOptions
 from medidiff.train import TrainConfig
 from medidiff.training.generative import GenerativeTrainConfig
 
@@ -170,8 +174,57 @@ class ReconstructFlow(FlowConfig):
         return TypeAdapter(ReconstructOptions).validate_python(self.options)
 
 
+class SyntheticRelease(Config):
+    """A synthetic set, and its release.
+
+    Args:
+        name: Of both folders, with the first digits of their keys behind it.
+        sets: Folder of sets.
+        releases: Folder of releases.
+        synthesize, evaluate, audit, release: As of the commands of these names.
+    """
+
+    name: str = Field(pattern=NAME)
+    sets: Path
+    releases: Path
+    synthesize: SynthesizeOptions
+    evaluate: EvaluateOptions
+    audit: AuditOptions
+    release: ReleaseOptions = ReleaseOptions()
+
+
+class ReleaseFlow(FlowConfig):
+    """Synthetic sets to make, examine and release."""
+
+    kind: Literal["flow-release"] = "flow-release"
+    sets: tuple[SyntheticRelease, ...] = Field(min_length=1)
+
+    @field_validator("sets")
+    @classmethod
+    def _different(cls, sets: tuple[SyntheticRelease, ...]) -> tuple[SyntheticRelease, ...]:
+        if len({each.name for each in sets}) < len(sets):
+            raise ValueError("each set needs a name of its own")
+        return sets
+
+
+class NightlyFlow(FlowConfig):
+    """New scans, dataset, training, evaluation, a release candidate.
+
+    Args:
+        sites: Heaps and servers with new scans.
+        train: What is trained on what they have become; ``begin_from`` makes it fine-tuning.
+        candidate: The set that the trained model makes; whichever model its options name, the trained one is taken.
+    """
+
+    kind: Literal["flow-nightly"] = "flow-nightly"
+    sites: tuple[Site, ...] = Field(min_length=1)
+    train: Training
+    candidate: SyntheticRelease
+
+
 SCHEMAS: dict[str, type[FlowConfig]] = {
-    str(schema.model_fields["kind"].default): schema for schema in (IngestFlow, TrainFlow, ReconstructFlow)
+    str(schema.model_fields["kind"].default): schema
+    for schema in (IngestFlow, TrainFlow, ReconstructFlow, ReleaseFlow, NightlyFlow)
 }
 
 

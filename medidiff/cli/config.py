@@ -26,6 +26,8 @@ SCHEMAS = {
     "flow-ingest": "medidiff.unattended:IngestFlow",
     "flow-train": "medidiff.unattended:TrainFlow",
     "flow-reconstruct": "medidiff.unattended:ReconstructFlow",
+    "flow-release": "medidiff.unattended:ReleaseFlow",
+    "flow-nightly": "medidiff.unattended:NightlyFlow",
     "operator": "medidiff.restoration.operator_config:OperatorConfig",
 }
 
