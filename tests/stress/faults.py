@@ -19,7 +19,7 @@ from tests.stress.processes import Kill
 from tests.stress.scenarios import Scenario
 
 # What fits the beginning of every scenario's output and none whole; pages of 4 KiB.
-SMALL = {"ingest": "48k", "train": "60k", "reconstruct": "40k"}
+SMALL = {"ingest": "48k", "train": "60k", "reconstruct": "40k", "synthesize": "60k", "release": "100k"}
 # SQLite's file, its log and a record or two.
 SMALL_STATE = "96k"
 HELD_SECONDS = 4.0

@@ -103,23 +103,29 @@ def warm_up() -> None:
     import flows.ingest
     import flows.reconstruct
     import flows.train
-    import medidiff.synthesize
     import medidiff.train
+    import tests.stress.parts
 
     torch.set_num_threads(1)
-    del monai, prefect, scipy, flows, medidiff
+    del monai, prefect, scipy, flows, medidiff, tests
 
 
 def run_flow(flow: str, config: str, folder: Path) -> int:
-    """What ``python -m flows.FLOW --once`` does once its surroundings are set."""
-    from flows.engine.command import _run_once
+    """What ``python -m flows.FLOW --once`` does once its surroundings are set; 0 where all is done."""
+    import importlib
+
     from flows.engine.environment import CONFIGS
+    from flows.engine.reconcile import reconcile
     from medidiff.ledger import Ledger
 
     os.environ[CONFIGS] = str(folder / "configs")
     ledger = Ledger(folder / "state")
     ledger.make()
-    return _run_once(flow, config, ledger, quiet=True)
+    reconcile([ledger])
+    module, _, function = flow.partition(":")
+    state = getattr(importlib.import_module(module), function)(config=config, return_state=True)
+    print(f"{state.name}: {state.message}", flush=True)
+    return {"Completed": 0, "CompletedWithFailures": 3, "Refused": 4}.get(state.name, 1)
 
 
 def forked(call: Callable[[], int], folder: Path, kill: Kill | None = None) -> Ended:

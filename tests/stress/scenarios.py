@@ -17,6 +17,8 @@ from medidiff.geometry import Geometry
 from medidiff.io import write_volume
 from medidiff.volume import Volume
 from tests.ingest.heaps import body, nifti, series
+from tests.synthetic.sets import write_releasable
+from tests.tiny_generator import write_tiny_generator
 from tests.tiny_model import write_tiny_model
 
 # What a record says of the run and not of the result.
@@ -29,15 +31,15 @@ class Scenario:
 
     Args:
         name: Of the scenario and of its configuration.
-        flow: Name of the module in ``flows``.
-        schema: Name of the configuration's class.
+        flow: Module and function.
+        kind: Of the configuration.
         prepare: Writes the inputs into a folder, and gives the configuration.
         evolving: Endings of names of files that change while a run goes on; all others are final once they appear.
     """
 
     name: str
     flow: str
-    schema: str
+    kind: str
     prepare: Callable[[Path], dict[str, Any]]
     evolving: tuple[str, ...] = ()
 
@@ -46,7 +48,7 @@ class Scenario:
         for name in ("in", "out", "configs"):
             (folder / name).mkdir(parents=True)
         common = {"state": str(folder / "state"), "runner": {"kind": "threads", "workers": 1}, "retries": 0}
-        plan = {"kind": f"flow-{self.flow.replace('_', '-')}", **common, **self.prepare(folder)}
+        plan = {"kind": self.kind, **common, **self.prepare(folder)}
         (folder / "configs" / f"{self.name}.yaml").write_text(yaml.safe_dump(plan))
 
 
@@ -111,12 +113,29 @@ def _train(folder: Path) -> dict[str, Any]:
     return {"models": [{"config": config, "output": str(folder / "out"), "device": "cpu", "checkpoint_minutes": 1e-9}]}
 
 
+def _synthesize(folder: Path) -> dict[str, Any]:
+    model = write_tiny_generator(folder / "generator.safetensors")
+    options = {"kind": "synthesize", "model": str(model), "count": 5, "steps": 2, "device": "cpu"}
+    return {"sets": str(folder / "out"), "options": options}
+
+
+def _release(folder: Path) -> dict[str, Any]:
+    from nilearn.datasets import struct
+
+    from medidiff.io import read_volume
+
+    write_releasable(folder / "in" / "set", read_volume(Path(struct.MNI152_FILE_PATH)))
+    return {"source": str(folder / "in" / "set"), "releases": str(folder / "out"), "options": {"formats": ["bids"]}}
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("ingest", "ingest", "IngestFlow", _ingest),
-        Scenario("train", "train", "TrainFlow", _train, ("state.safetensors", "curve.csv")),
-        Scenario("reconstruct", "reconstruct", "ReconstructFlow", _reconstruct),
+        Scenario("ingest", "flows.ingest:ingest", "flow-ingest", _ingest),
+        Scenario("train", "flows.train:train", "flow-train", _train, ("state.safetensors", "curve.csv")),
+        Scenario("reconstruct", "flows.reconstruct:reconstruct", "flow-reconstruct", _reconstruct),
+        Scenario("synthesize", "tests.stress.parts:synthesize", "flow-synthesize", _synthesize, ("synthetic.jsonl",)),
+        Scenario("release", "tests.stress.parts:release", "flow-release-part", _release),
     )
 }
 
