@@ -19,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="deaths by -9, over all flows")
     parser.add_argument("--faults", action="store_true", help="also full disks, read-only folders, SIGTERM and locks")
+    parser.add_argument("--scheduled", type=int, default=0, help="also so many scheduled runs, a tenth of them struck")
     parser.add_argument("--flows", default="", help="only these, with commas between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many; the next call goes on")
@@ -46,6 +47,8 @@ def main() -> int:
             )
             if given.faults:
                 faults += _other_faults(work, names)
+            if given.scheduled:
+                faults += _scheduled(work, given.scheduled, given.seed)
     finally:
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)
@@ -53,6 +56,15 @@ def main() -> int:
     for fault in faults[:50]:
         print(f"  {fault}")
     return 1 if faults or deaths < given.kills else 0
+
+
+def _scheduled(work: Path, runs: int, seed: int) -> list[str]:
+    from tests.stress.schedule import scheduled
+
+    tally = scheduled(work, runs=runs, seed=seed, every_seconds=1.0)
+    waits = ", ".join(f"{seconds:.0f}" for seconds in tally.picked_up) or "no"
+    print(f"{runs} scheduled runs, {len(tally.struck)} struck, picked up after {waits} s: {len(tally.faults)} faults")
+    return tally.faults
 
 
 def _other_faults(work: Path, names: tuple[str, ...]) -> list[str]:
