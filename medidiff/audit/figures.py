@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from medidiff.privacy.leakage.decision import FEWEST_PEOPLE, LIMIT_IN_WORDS, Estimate, Word, share, tpr_at_fpr
+from medidiff.privacy.leakage.decision import FEWEST_PEOPLE, Estimate, Word, share, tpr_at_fpr
 from medidiff.privacy.leakage.examine import Array, Copies
 from medidiff.privacy.leakage.memorisation import FALSE_ALARM, FEWEST_FOR_A_LIMIT
 from medidiff.synthetic.reports import Family, Metric, Outcome
@@ -52,7 +52,7 @@ def even_figure(name: str, family: Family, estimate: Estimate, note: str) -> Met
         unit="patients",
         interval=(estimate.low, estimate.high),
         ceiling=0.5,
-        limit=LIMIT_IN_WORDS,
+        limit=estimate.limit,
         better="lower",
         outcome=Outcome(estimate.word),
         note=note,

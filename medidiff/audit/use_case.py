@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ from medidiff.data.cohort import People, load_people, onto, people, split_sha256
 from medidiff.data.intensity import IntensityCodec
 from medidiff.errors import CheckpointError, ConfigError, InputError
 from medidiff.privacy.leakage.decision import auc
-from medidiff.privacy.leakage.examine import Copies, Space, judge_copies, plain_space, sample_attack, set_level
+from medidiff.privacy.leakage.examine import (
+    PIECE,
+    Copies,
+    Space,
+    image_space,
+    judge_copies,
+    plain_space,
+    sample_attack,
+    search_people,
+    set_level,
+)
 from medidiff.privacy.leakage.likeness import embedded_likeness, label_likeness
 from medidiff.privacy.leakage.membership import together
-from medidiff.privacy.leakage.resemblance import Gallery, Match, Searched, flip_axes
+from medidiff.privacy.leakage.resemblance import Gallery, Match, Searched, flip_axes, joined
 from medidiff.privacy.leakage.store import Store
 from medidiff.report.contact import thumbnail_png
 from medidiff.synthetic.metadata import K, combination, rare_combinations
@@ -44,7 +55,6 @@ from medidiff.volume import Volume
 
 Array = NDArray[Any]
 OnProgress = Callable[[int, int, str], None]
-CHUNK = 8
 # In the card of a model that was trained with a guarantee.
 DP_KEY = "differential_privacy"
 _DISTANCE = (
@@ -90,8 +100,8 @@ def audit(folder: str | os.PathLike[str], options: AuditOptions, on_progress: On
     started = time.monotonic()
     synthetic = SyntheticSet.open(folder)
     work = _prepare(synthetic, options, on_progress or _silent)
-    spaces, matches = _spaces(work)
-    copies = [judge_copies(space, len(spaces)) for space in spaces]
+    spaces, items = _spaces(work)
+    copies = [judge_copies(space) for space in spaces]
     metrics = [copies_figure(entry) for entry in copies]
     metrics += _memorised_as_a_whole(work, spaces)
     metrics += _membership(work, spaces)
@@ -107,7 +117,7 @@ def audit(folder: str | os.PathLike[str], options: AuditOptions, on_progress: On
         training_split_sha256=synthetic.record.training_split_sha256,
         members=len(work.members),
         non_members=len(work.non_members),
-        neighbours=_neighbours(work, copies, *matches),
+        neighbours=_neighbours(work, copies, *items.matches),
         differential_privacy=_guarantee(synthetic.record.generator.card),
     )
     path = write_report(report, synthetic.folder)
@@ -178,9 +188,9 @@ def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
     return i, j, k
 
 
-def _spaces(work: _Work) -> tuple[list[Space], tuple[list[Match], list[Match]]]:
+def _spaces(work: _Work) -> tuple[list[Space], Searched]:
     """Every space in which items can be held against people."""
-    image, matches = _image_space(work)
+    image, items = _image_space(work)
     spaces = [image]
     embedding = _embedding_space(work)
     spaces += [embedding] if embedding else []
@@ -195,66 +205,41 @@ def _spaces(work: _Work) -> tuple[list[Space], tuple[list[Match], list[Match]]]:
         )
     else:
         work.notes.append("Label maps were not compared: the set or the people have none.")
-    return spaces, matches
+    return spaces, items
 
 
-def _image_space(work: _Work) -> tuple[Space, tuple[list[Match], list[Match]]]:
+def _image_space(work: _Work) -> tuple[Space, Searched]:
     """Copies in the image: everybody among the training people first, which is what chance does; then the items."""
     gallery = Gallery(work.volumes)
-    n, groups = len(gallery), (work.members, work.non_members)
-    coarse, own, _ = _searched(work, gallery, "people", work.volumes, [work.members], range(n), step=1)
-    items, nearest, others = _searched(work, gallery, "items", work.images, groups, None, step=2)
-    leads = np.array([match.lead for match in own])
-    space = Space(
-        "image",
-        items,
-        coarse,
-        np.array([match.person for match in nearest]),
-        np.array([match.lead for match in nearest]),
-        leads[work.members],
-        leads[work.non_members],
-    )
-    return space, (nearest, others)
+    real = []
+    for who, search in search_people(gallery, work.volumes, work.members, work.non_members):
+        work.tell(1, _STEPS, f"comparing people with one another, {len(real) * PIECE} of {len(gallery)} done")
+        real.append(_unpacked(work.store.arrays(f"people-{who[0]:06d}", partial(_packed, search))))
+    items = []
+    groups = (work.members, work.non_members)
+    for start in range(0, len(work.images), PIECE):
+        work.tell(2, _STEPS, f"comparing items with people, {start} of {len(work.images)} done")
+        search = partial(gallery.search, work.images[start : start + PIECE], groups)
+        items.append(_unpacked(work.store.arrays(f"items-{start:06d}", partial(_packed, search))))
+    found = joined(items)
+    return image_space(joined(real), found, work.members, work.non_members), found
 
 
-def _searched(
-    work: _Work,
-    gallery: Gallery,
-    name: str,
-    queries: Array,
-    groups: Sequence[Sequence[int]],
-    leave_out: Sequence[int] | None,
-    *,
-    step: int,
-) -> tuple[Array, list[Match], list[Match]]:
-    """A search in pieces that are kept: coarse likeness, and the matches of the first and the last group."""
-    rows: list[Array] = []
-    found: tuple[list[Match], ...] = tuple([] for _ in groups)
-    for start in range(0, len(queries), CHUNK):
-        work.tell(step, _STEPS, f"comparing {name} {start} of {len(queries)} with {len(gallery)} people")
-        some = slice(start, start + CHUNK)
-        out = None if leave_out is None else list(leave_out[some])
-
-        def make(some: slice = some, out: Sequence[int] | None = out) -> Mapping[str, Array]:
-            return _packed(gallery.search(queries[some], groups, out))
-
-        kept = work.store.arrays(f"{name}-{start:06d}", make)
-        rows.append(kept["coarse"])
-        for number, told in enumerate(found):
-            told.extend(_unpacked(row) for row in kept[f"matches{number}"])
-    return np.concatenate(rows), found[0], found[-1]
-
-
-def _packed(result: Searched) -> dict[str, Array]:
+def _packed(search: Callable[[], Searched]) -> dict[str, Array]:
+    result = search()
     return {"coarse": result.coarse} | {
         f"matches{number}": np.array([[m.person, m.likeness, m.lead, *m.flips, m.inverted] for m in group], dtype=float)
         for number, group in enumerate(result.matches)
     }
 
 
-def _unpacked(row: Array) -> Match:
-    flips = (bool(row[3]), bool(row[4]), bool(row[5]))
-    return Match(int(row[0]), float(row[1]), float(row[2]), flips, bool(row[6]))
+def _unpacked(kept: Mapping[str, Array]) -> Searched:
+    def match(row: Array) -> Match:
+        flips = (bool(row[3]), bool(row[4]), bool(row[5]))
+        return Match(int(row[0]), float(row[1]), float(row[2]), flips, bool(row[6]))
+
+    groups = sorted(name for name in kept if name.startswith("matches"))
+    return Searched(kept["coarse"], tuple(tuple(match(row) for row in kept[name]) for name in groups))
 
 
 def _embedding_space(work: _Work) -> Space | None:

@@ -6,7 +6,6 @@ the limit *and* enough people must have been looked at; to fail, the near end mu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,9 +24,6 @@ MOST_UPPER = 0.70
 FAILS_ABOVE = 0.60
 FEWEST_PEOPLE = 20
 FEWEST_TO_FAIL = 5
-LIMIT_IN_WORDS = (
-    f"the interval's upper end at most {MOST_UPPER:.2f} (chance is 0.5), {FEWEST_PEOPLE} people or more on either side"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +34,7 @@ class Estimate:
         value: The figure.
         low, high: Interval at 95%.
         members, non_members: People on either side.
+        both_ways: Whether a figure far below one half tells as much: an attack that errs so often need only be turned.
     """
 
     value: float
@@ -45,14 +42,23 @@ class Estimate:
     high: float
     members: int
     non_members: int
+    both_ways: bool = False
 
     @property
     def word(self) -> Word:
-        """The outcome of a figure that chance puts at one half and that should be low."""
+        """The outcome of a figure that chance puts at one half."""
         fewest = min(self.members, self.non_members)
-        if self.low > FAILS_ABOVE and fewest >= FEWEST_TO_FAIL:
+        turned = 1 - self.high if self.both_ways else 0.0
+        if max(self.low, turned) > FAILS_ABOVE and fewest >= FEWEST_TO_FAIL:
             return "failed"
-        return "passed" if self.high <= MOST_UPPER and fewest >= FEWEST_PEOPLE else "inconclusive"
+        farthest = max(self.high, 1 - self.low) if self.both_ways else self.high
+        return "passed" if farthest <= MOST_UPPER and fewest >= FEWEST_PEOPLE else "inconclusive"
+
+    @property
+    def limit(self) -> str:
+        """What has to hold, in words."""
+        ends = f"ends from {1 - MOST_UPPER:.2f} to" if self.both_ways else "upper end at most"
+        return f"the interval's {ends} {MOST_UPPER:.2f} (chance is 0.5), {FEWEST_PEOPLE} people or more on either side"
 
 
 def auc(members: Array, non_members: Array, level: float = 0.95) -> Estimate:
@@ -73,7 +79,7 @@ def auc(members: Array, non_members: Array, level: float = 0.95) -> Estimate:
     # Perfect separation has no variance in the sample; the rule of three says what the sample cannot.
     spread = max(float(np.sqrt(variance)), 0.5 / min(len(x), len(y)) if value in (0.0, 1.0) else 0.0)
     reach = float(stats.norm.ppf(0.5 + level / 2)) * spread
-    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), len(x), len(y))
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), len(x), len(y), both_ways=True)
 
 
 def tpr_at_fpr(members: Array, non_members: Array, rate: float = 0.01) -> tuple[float, float]:
@@ -98,21 +104,3 @@ def share(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
     low = float(stats.beta.ppf(tail, count, n - count + 1)) if count else 0.0
     high = float(stats.beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
     return low, high
-
-
-def over_people(
-    statistic: Callable[[Array, Array], float], members: int, non_members: int, *, seed: int, draws: int = 400
-) -> tuple[float, float]:
-    """Interval of a statistic of two groups of people: the same number is drawn of either, again and again.
-
-    Args:
-        statistic: Of indices of members and of others.
-        members, non_members: How many there are.
-        seed: Of the draws.
-    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, section 13.3.
-    """
-    rng = np.random.default_rng(seed)
-    size = min(members, non_members)
-    drawn = [statistic(rng.integers(members, size=size), rng.integers(non_members, size=size)) for _ in range(draws)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)

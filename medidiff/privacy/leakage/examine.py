@@ -1,16 +1,18 @@
 """What a set of volumes says about the people its generator learned from: every test on arrays, in one place.
 
-    real = search_people(people, members)                       # once for a split of people
-    found = search_items(items, people, members, non_members)   # the set
-    copies = judge_copies(...), nearer_to_training(...), membership...
+    gallery = Gallery(volumes)                                          # everybody, members first
+    real = joined([search() for _, search in search_people(gallery, volumes, members, non_members)])
+    space = image_space(real, gallery.search(items, [members]), members, non_members)
+    judge_copies(space), set_level(space, ...), sample_attack(space, ...)
 
 Files, reports and words are left to the use case ``medidiff.audit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,12 @@ from numpy.typing import NDArray
 from medidiff.privacy.leakage.decision import Estimate, auc
 from medidiff.privacy.leakage.likeness import lead
 from medidiff.privacy.leakage.membership import from_samples
-from medidiff.privacy.leakage.memorisation import FALSE_ALARM, Limit, fit_limit, nearer_to_training
+from medidiff.privacy.leakage.memorisation import Limit, apart, fit_limit, nearer_to_training
+from medidiff.privacy.leakage.resemblance import Gallery, Searched
 
 Array = NDArray[Any]
+# People or items that are sought together, and kept together.
+PIECE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +39,7 @@ class Space:
         real: Likeness of people to people, shape (people, people), NaN where somebody meets himself.
         nearest: The training person nearest to each item, shape (items,).
         statistic: How each item stands out, shape (items,): a lead, or a likeness.
-        chance: The same of each training person among the others, shape (members,).
+        chance: The same of each training person among those of other parts of the list, shape (members,).
         outside: The same of each other person among the training people, shape (non-members,): real scans, no copies.
     """
 
@@ -66,6 +71,40 @@ class Copies:
     others: int
 
 
+def search_people(
+    gallery: Gallery, volumes: Array, members: Sequence[int], non_members: Sequence[int]
+) -> Iterator[tuple[list[int], Callable[[], Searched]]]:
+    """The searches that tell what chance does, in pieces: who is sought, and the search.
+
+    Training people are sought among those of other parts of the list, the others among all who were trained on; so
+    each piece has one group. Coarsely everybody is compared with everybody.
+    """
+    for who, among in [*apart(members), (list(non_members), list(members))]:
+        for start in range(0, len(who), PIECE):
+            some = who[start : start + PIECE]
+            yield some, partial(gallery.search, volumes[some], [among], some)
+
+
+def image_space(people: Searched, items: Searched, members: Sequence[int], non_members: Sequence[int]) -> Space:
+    """The space of images.
+
+    Args:
+        people: The searches of ``search_people``, joined.
+        items: Items, the training people as the first group.
+    """
+    leads = np.array([match.lead for match in people.matches[0]])
+    found = items.matches[0]
+    return Space(
+        "image",
+        items.coarse,
+        people.coarse,
+        np.array([match.person for match in found]),
+        np.array([match.lead for match in found]),
+        leads[list(members)],
+        leads[list(non_members)],
+    )
+
+
 def plain_space(
     name: str, items: Array, real: Array, members: Sequence[int], non_members: Sequence[int], *, leads: bool
 ) -> Space:
@@ -73,24 +112,18 @@ def plain_space(
     itself = real.copy()
     np.fill_diagonal(itself, np.nan)
 
-    def statistic(likeness: Array) -> tuple[Array, Array]:
-        nearest, leading = lead(likeness, members)
-        return nearest, leading if leads else np.nanmax(likeness[:, list(members)], axis=1)
+    def statistic(likeness: Array, among: Sequence[int]) -> tuple[Array, Array]:
+        nearest, leading = lead(likeness, among)
+        return nearest, leading if leads else np.nanmax(likeness[:, list(among)], axis=1)
 
-    nearest, own = statistic(items)
-    return Space(
-        name, items, itself, nearest, own, statistic(itself[list(members)])[1], statistic(itself[list(non_members)])[1]
-    )
+    nearest, own = statistic(items, members)
+    chance = np.concatenate([statistic(itself[part], among)[1] for part, among in apart(members)])
+    return Space(name, items, itself, nearest, own, chance, statistic(itself[list(non_members)], members)[1])
 
 
-def judge_copies(space: Space, spaces: int) -> Copies:
-    """Items that stand out further than chance ever does.
-
-    Args:
-        space: Where.
-        spaces: In how many spaces copies are sought: they share the chance of a false alarm.
-    """
-    limit = fit_limit(space.chance, len(space.statistic), FALSE_ALARM / spaces)
+def judge_copies(space: Space) -> Copies:
+    """Items that stand out further than chance ever does."""
+    limit = fit_limit(space.chance, len(space.statistic))
     alarms = int((space.outside > limit.value).sum())
     return Copies(space.name, limit, space.statistic > limit.value, alarms, len(space.outside))
 

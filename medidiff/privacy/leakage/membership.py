@@ -63,8 +63,6 @@ def white_box(
         x, weight, denoiser = people[some], counted[some], bind(some)
         with torch.no_grad():
             own = _noise(denoiser, x, _PIA_START * min(sigmas))
-            # The attack's normalised form: the model's noise at the size of real noise.
-            own = own / _power(own, weight, 1).view(-1, 1, 1, 1, 1).clamp_min(1e-12) * float(np.sqrt(2 / np.pi))
             for level, sigma in enumerate(sigmas):
                 total = torch.zeros(len(x))
                 for draw in range(draws):

@@ -83,6 +83,13 @@ class Searched:
     matches: tuple[tuple[Match, ...], ...]
 
 
+def joined(parts: Sequence[Searched]) -> Searched:
+    """One result of searches that were made in pieces, in order."""
+    groups = zip(*(part.matches for part in parts), strict=True)
+    matches = tuple(tuple(match for piece in group for match in piece) for group in groups)
+    return Searched(np.concatenate([part.coarse for part in parts]), matches)
+
+
 class Gallery:
     """People among whom copies are sought.
 
