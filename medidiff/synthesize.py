@@ -31,6 +31,7 @@ from medidiff.volume import Volume
 
 if TYPE_CHECKING:
     from medidiff.diffusion.generator import GenerativeModel, GeneratorSpec
+    from medidiff.generation.cascade import Upsampler
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -53,6 +54,8 @@ class SynthesizeOptions(Config):
         labels: A folder of label maps, or one map: images are drawn for them, map after map, until there are ``count``.
         vary: A scan; the items are variations of it. The generator saw nothing of it, but the set then shows it.
         strength: Of variations, 0 to 1.
+        upsample, spacing: A prior that restores (``brain-t1``) makes every item this fine, mm: the second stage of a
+            cascade. What it adds is the posterior mean.
         batch: Items at once on a GPU; on a processor items are drawn one by one, and it changes nothing.
         name, description: Of the set.
     """
@@ -68,6 +71,8 @@ class SynthesizeOptions(Config):
     labels: Path | None = None
     vary: Path | None = None
     strength: float = Field(0.4, ge=0, le=1)
+    upsample: str | None = None
+    spacing: float = Field(1.0, gt=0, le=10)
     metadata: MetadataModel = MetadataModel()
     batch: int = Field(8, ge=1)
     device: str | None = None
@@ -129,11 +134,12 @@ def synthesize(output: Path, options: SynthesizeOptions, on_progress: OnProgress
     model, card = load_generator(path, _device(options.device))
     model.spec.vector(dict(options.conditions))  # a wish that cannot be granted is told before anything is written
     wishes = _Wishes(model.spec, options)
+    second = _second_stage(options, next(model.parameters()).device, model.spec)
     plan = _plan(options, path.stem, file_hash(path), card, model.spec, wishes)
     writer = SyntheticSetWriter(output, plan)
     made = 0
     if not writer.finished:
-        made = _make(writer, model, options, wishes, on_progress)
+        made = _make(writer, model, options, wishes, on_progress, second)
     finished = writer.finish()
     preview = output.parent / f"{output.name}-preview.png"
     write_preview(finished.folder, [item.id for item in finished.items[:PREVIEW_ITEMS]], preview)
@@ -194,6 +200,7 @@ def _make(
     options: SynthesizeOptions,
     wishes: _Wishes,
     on_progress: OnProgress | None,
+    second: Upsampler | None = None,
 ) -> int:
     """Draw and write what is not there; returns how many items that were."""
     device = next(model.parameters()).device
@@ -203,7 +210,8 @@ def _make(
     for start in range(0, total, size):
         batch = [wishes[number] for number in range(start, min(start + size, total))]
         missing = [wish for wish in batch if not writer.done(wish.id, wish.request.seed)]
-        for wish, drawn in zip(missing, _drawn(model, missing, options.sampling), strict=True):
+        for wish, coarse in zip(missing, _drawn(model, missing, options.sampling), strict=True):
+            drawn = coarse if second is None else upsampled(second, coarse)
             writer.add(
                 wish.id,
                 wish.request.seed,
@@ -224,6 +232,24 @@ def _drawn(model: GenerativeModel, wishes: Sequence[_Wish], sampling: Sampling) 
     return draw(model, [wish.request for wish in wishes], sampling) if wishes else []
 
 
+def _second_stage(options: SynthesizeOptions, device: Any, spec: GeneratorSpec) -> Upsampler | None:
+    """The prior that makes items finer, if it is wanted; what it cannot do is told before anything is drawn."""
+    if options.upsample is None:
+        return None
+    from medidiff.data.cohort import centred_grid
+    from medidiff.diffusion.checkpoint import load_model
+    from medidiff.generation.cascade import Upsampler
+
+    second = Upsampler(load_model(find_model(options.upsample), device)[0], options.spacing)
+    second.grid(centred_grid(spec.shape, spec.spacing_mm))
+    return second
+
+
+def upsampled(second: Upsampler, coarse: Drawn) -> Drawn:
+    """An item on the finer grid; a label map is redrawn there, not looked for in the finer image."""
+    return Drawn(second.image(coarse.image), None if coarse.label is None else second.label(coarse.label))
+
+
 def _condition(request: Request, options: SynthesizeOptions) -> dict[str, str | int | float | bool | None]:
     """What the record of an item says it was given."""
     told: dict[str, str | int | float | bool | None] = dict(request.values)
@@ -237,6 +263,8 @@ def _condition(request: Request, options: SynthesizeOptions) -> dict[str, str | 
 def _plan(
     options: SynthesizeOptions, name: str, sha256: str, card: dict[str, Any], spec: GeneratorSpec, wishes: _Wishes
 ) -> SetPlan:
+    from medidiff.diffusion.checkpoint import file_hash
+
     missing = [key for key in NEEDED_ON_CARD if not card.get(key)]
     if missing:
         raise CheckpointError(
@@ -253,6 +281,9 @@ def _plan(
         "sigma_max": spec.sigma_max,
         **wishes.digests,
     }
+    if options.upsample is not None:
+        found = find_model(options.upsample)
+        sampler |= {"upsample": found.stem, "upsample_sha256": file_hash(found), "spacing_mm": options.spacing}
     if options.vary is not None:
         sampler |= {"strength": options.strength, "begins_at_sigma": round(level_of(spec, options.strength), 6)}
     try:

@@ -37,6 +37,10 @@ def synthesize(
     ] = None,
     vary: Annotated[Path | None, typer.Option(help="Draw variations of this scan.")] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="Of variations: 1 keeps nothing.")] = None,
+    upsample: Annotated[
+        str | None, typer.Option(help="A prior that makes every item finer, such as brain-t1: a cascade.")
+    ] = None,
+    spacing: Annotated[float | None, typer.Option(help="Of the voxels with --upsample, mm (default: 1).")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Items at once on a GPU; it changes no result.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
     name: Annotated[str | None, typer.Option(help="What the set is called.")] = None,
@@ -58,6 +62,8 @@ def synthesize(
         "labels": labels,
         "vary": vary,
         "strength": strength,
+        "upsample": upsample,
+        "spacing": spacing,
         "batch": batch,
         "device": device,
         "name": name,

@@ -43,20 +43,29 @@ def extra_noise(x: Tensor, rng: np.random.Generator, generator: torch.Generator)
 
 
 def synthesize_from_labels(
-    labels: Tensor, highest: int, rng: np.random.Generator, generator: torch.Generator
+    labels: Tensor,
+    highest: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    *,
+    means: np.ndarray | None = None,
 ) -> Tensor:
     """An image with random contrast from a label map, with texture and a soft partial-volume edge.
 
+    Args:
+        means: Mean of each label instead of a random one, shape (highest + 1,).
     Source: Billot et al. (2023), SynthSeg, Medical Image Analysis 86, 102789.
     """
     size = highest + 1
-    means = torch.tensor(rng.uniform(0.1, 1.1, size), device=labels.device, dtype=torch.float32)
+    drawn = torch.tensor(rng.uniform(0.1, 1.1, size), device=labels.device, dtype=torch.float32)
     stds = torch.tensor(rng.uniform(0.0, 0.08, size), device=labels.device, dtype=torch.float32)
-    means[0] = float(rng.uniform(0, 0.05)) if rng.random() < 0.8 else means[0]
+    drawn[0] = float(rng.uniform(0, 0.05)) if rng.random() < 0.8 else drawn[0]
+    if means is not None:
+        drawn = torch.from_numpy(means).to(drawn)
     index = labels.long()
     white = torch.randn(labels.shape, generator=generator, device=labels.device)
     texture = smooth(white, float(rng.uniform(0.5, 1.2))) * float(rng.uniform(1.0, 2.5))
-    return smooth(means[index] + stds[index] * texture, float(rng.uniform(0.35, 0.75))).clamp_min(0)
+    return smooth(drawn[index] + stds[index] * texture, float(rng.uniform(0.35, 0.75))).clamp_min(0)
 
 
 def smooth(x: Tensor, std: float) -> Tensor:
