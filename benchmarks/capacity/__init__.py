@@ -1,0 +1,1 @@
+"""How far it goes: what a volume costs on one core, and a million of them simulated with those figures."""
