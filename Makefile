@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types contract check constraints clean
+.PHONY: help install demo test test-slow stress lint format types contract check constraints clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,6 +43,9 @@ test: install  ## Run the suite, without the tests marked slow
 
 test-slow: install  ## Run the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+stress: install  ## Kill flows at 200 moments, fill disks, strike scheduled runs (an hour on two cores; goes on after a stop)
+	$(BIN)/python -m tests.stress --kills 200 --faults all --scheduled 100
 
 lint: install  ## Style and common mistakes
 	$(BIN)/ruff check .

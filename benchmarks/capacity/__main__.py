@@ -70,9 +70,8 @@ def show(site: Site, figures: Figures, simulated: int | None) -> None:
     for cores, each in rows:
         full = f"{each.bottleneck} ({each.used:.0%})"
         work = f"{each.core_hours:,.0f} | {each.gpu_hours:,.0f} | {each.stored_gb / 1000:.1f}"
-        print(
-            f"| {cores} | {site.gpus} | {each.hours:,.0f} | {full} | {work} | {each.cost_work:,.0f} | {each.cost_store:,.0f} |"
-        )
+        paid = f"{each.cost_work:,.0f} | {each.cost_store:,.0f}"
+        print(f"| {cores} | {site.gpus} | {each.hours:,.0f} | {full} | {work} | {paid} |")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main() -> int:
     """Exit code 0 where nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="deaths by -9, over all flows")
-    parser.add_argument("--faults", action="store_true", help="also full disks, read-only folders, SIGTERM and locks")
+    parser.add_argument("--faults", default="", help="also these, with commas between, or all: see faults.py")
     parser.add_argument("--scheduled", type=int, default=0, help="also so many scheduled runs, a tenth of them struck")
     parser.add_argument("--flows", default="", help="only these, with commas between")
     parser.add_argument("--seed", type=int, default=0)
@@ -46,7 +46,7 @@ def main() -> int:
                 with_calls=shutil.which("strace") is not None,
             )
             if given.faults:
-                faults += _other_faults(work, names)
+                faults += _other_faults(work, names, given.faults)
             if given.scheduled:
                 faults += _scheduled(work, given.scheduled, given.seed)
     finally:
@@ -67,7 +67,7 @@ def _scheduled(work: Path, runs: int, seed: int) -> list[str]:
     return tally.faults
 
 
-def _other_faults(work: Path, names: tuple[str, ...]) -> list[str]:
+def _other_faults(work: Path, names: tuple[str, ...], kinds: str) -> list[str]:
     from tests.stress.faults import FAULTS
     from tests.stress.kills import refer
     from tests.stress.scenarios import SCENARIOS
@@ -75,9 +75,9 @@ def _other_faults(work: Path, names: tuple[str, ...]) -> list[str]:
     found = []
     for name in names:
         reference = refer(SCENARIOS[name], work, with_calls=False)
-        for kind, fault in FAULTS.items():
+        for kind in FAULTS if kinds == "all" else kinds.split(","):
             try:
-                faults = fault(SCENARIOS[name], work, reference)
+                faults = FAULTS[kind](SCENARIOS[name], work, reference)
             except PermissionError as error:
                 print(f"{name}, {kind}: left out, {error}")
                 continue

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,12 @@ def _state(folder: Path) -> list[str]:
         if not is_temporary(path) and (fault := _unreadable(path)) is not None
     ]
     for path in (folder / "state").glob("*.sqlite"):
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as memory:
-            if memory.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-                faults.append(f"{path.name}: damaged")
+        try:
+            with closing(sqlite3.connect(path)) as memory:
+                sound = memory.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        except sqlite3.DatabaseError:
+            sound = False
+        faults += [] if sound else [f"{path.name}: damaged"]
     if Ledger(folder / "state").at_work() is not None:
         faults.append("the lock is held by nobody alive")
     for result in results(folder).values():

@@ -160,7 +160,9 @@ def forked(call: Callable[[], int], folder: Path, kill: Kill | None = None) -> E
     with os.fdopen(counted, "rb") as stream:
         events = len(stream.read())
     with_group(child)
-    return Ended(code, events, time.monotonic() - begun, (folder / "run.log").read_text(errors="replace")[-2000:])
+    log = folder / "run.log"
+    said = log.read_text(errors="replace")[-2000:] if log.exists() else ""  # it may die before its first word
+    return Ended(code, events, time.monotonic() - begun, said)
 
 
 def _in_child(call: Callable[[], int], folder: Path, kill: Kill | None, counting: int, going: int) -> None:
