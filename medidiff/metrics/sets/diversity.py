@@ -57,7 +57,8 @@ def mean_pair(table: Array, *, seed: int, draws: int = 1000, level: float = 0.95
     n = len(table)
     pairs = table - np.diag(np.diag(table))
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-    counted = np.maximum(weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1), 1e-12)
-    drawn = ((weights @ pairs) * weights).sum(axis=1) / counted
+    counted = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+    some = counted > 0  # of a very small set a resample can hold one item alone, which has no pair
+    drawn = ((weights @ pairs) * weights).sum(axis=1)[some] / counted[some]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(pairs.sum() / (n * (n - 1))), float(low), float(high), n, unit, level)

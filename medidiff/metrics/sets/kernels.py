@@ -95,7 +95,7 @@ def mmd2_interval(
         count = min(_DRAWS_AT_ONCE, draws - start)
         weights = (rng.multinomial(n, np.full(n, 1 / n), size=count).astype(float) for n in (len(real), len(fake)))
         found.append(_weighted(blocks, *weights))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return Interval(mmd2(real, fake, kernel), float(low), float(high), len(fake), unit, level)
 
 
@@ -133,7 +133,8 @@ def _weighted(blocks: tuple[Array, Array, Array], real: Array, fake: Array) -> A
 
     def mean_pair(block: Array, weights: Array) -> Array:
         pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
-        return np.asarray(((weights @ block) * weights).sum(axis=1) / np.maximum(pairs, 1e-12))
+        # Of a very small set a resample can hold one item alone, which has no pair: it says nothing.
+        return np.asarray(((weights @ block) * weights).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
 
     crossed = ((real @ between) * fake).sum(axis=1) / (real.sum(axis=1) * fake.sum(axis=1))
     return np.asarray(mean_pair(within_real, real) + mean_pair(within_fake, fake) - 2 * crossed)
