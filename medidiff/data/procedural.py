@@ -83,7 +83,7 @@ def _image(label: NDArray[np.uint8], rng: np.random.Generator) -> Array:
 
 
 def _smooth(shape: tuple[int, ...], width: float, rng: np.random.Generator) -> Array:
-    """White noise, blurred, at unit variance."""
-    noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), width, mode="reflect")
-    found: Array = noise / max(float(noise.std()), 1e-6)
+    """White noise, blurred, at mean 0 and unit variance."""
+    noise = gaussian_filter(rng.standard_normal(shape), width, mode="reflect")
+    found: Array = ((noise - noise.mean()) / max(float(noise.std()), 1e-9)).astype(np.float32)
     return found
