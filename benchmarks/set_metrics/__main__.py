@@ -12,7 +12,7 @@ import typer
 from benchmarks.machine import describe
 from benchmarks.rows import Rows
 from benchmarks.set_metrics.damage import KINDS
-from benchmarks.set_metrics.run import COLUMNS, load
+from benchmarks.set_metrics.run import COLUMNS, TRAINED, load
 from benchmarks.set_metrics.summary import page
 from medidiff.io.atomic import atomic_write_text
 from medidiff.metrics.utility import SegmenterOptions
@@ -26,6 +26,8 @@ def run(
     data: Annotated[Path, typer.Option(help="The folder of real volumes.")] = Path("../shared/data"),
     out: Annotated[Path, typer.Option(help="Folder of rows.csv and table.md.")] = Path("runs/set-metrics"),
     features: Annotated[str, typer.Option(help="The encoder.")] = "features-t1",
+    count: Annotated[int, typer.Option("--people", min=48, max=TRAINED, help="On both sides together.")] = TRAINED,
+    draws: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 500,
     steps: Annotated[int, typer.Option(min=0, help="Of the segmenter; 0 leaves it out.")] = 150,
     bfloat16: Annotated[bool, typer.Option(help="For a processor with AVX512-BF16.")] = False,
 ) -> None:
@@ -33,7 +35,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     begin = time.process_time()
     segmenter = SegmenterOptions(steps=steps, bfloat16=bfloat16) if steps else None
-    bench = load(data, features, segmenter=segmenter)
+    bench = load(data, features, count=count, draws=draws, segmenter=segmenter)
     rows = Rows(out / "rows.csv", COLUMNS, _KEY, resume=True)
 
     def say(what: str) -> None:

@@ -126,7 +126,9 @@ class Bench:
                 yield metric.name, metric.outcome
 
 
-def load(data: Path, features: str, *, count: int = TRAINED, segmenter: SegmenterOptions | None = None) -> Bench:
+def load(
+    data: Path, features: str, *, count: int = TRAINED, draws: int = 500, segmenter: SegmenterOptions | None = None
+) -> Bench:
     """Training people of the hippocampus folder in two halves, by turns."""
     folder = data / "msd-hippocampus"
     cohort = Cohort(images=folder / "images", labels=folder / "labels", first=count)
@@ -139,4 +141,4 @@ def load(data: Path, features: str, *, count: int = TRAINED, segmenter: Segmente
     if segmenter is not None:
         trained = train_segmenter(reference.images, reference.labels, segmenter, 0, values=values)
     eye = Eye(load_encoder(features), values, everybody.geometry.spacing, likeness=20)
-    return Bench(reference, others, eye, trained)
+    return Bench(reference, others, eye, trained, draws)

@@ -46,7 +46,11 @@ def train(
     from medidiff.config import load_config, read_kind
     from medidiff.training.generative import GenerativeTrainConfig
 
-    generator = read_kind(config) == "train-generator"
+    kind = read_kind(config)
+    if kind == "train-encoder":
+        _train_encoder(config, output, resume, max_minutes)
+        return
+    generator = kind == "train-generator"
     settings: use_case.AnyTrainConfig = (
         load_config(config, GenerativeTrainConfig) if generator else load_config(config, use_case.TrainConfig)
     )
@@ -68,6 +72,26 @@ def train(
         facts["privacy spent"] = (
             f"epsilon {spent['epsilon']:.2f} at delta {spent['delta']:.2g}, {spent['people']} people"
         )
+    if not result.finished:
+        facts["stopped"] = f"before the last step: go on with `medidiff train {config} --resume`"
+    console.facts("", facts)
+
+
+def _train_encoder(config: Path, output: Path | None, resume: bool, max_minutes: float | None) -> None:
+    """Of the network that sets are compared by."""
+    from medidiff.config import load_config
+    from medidiff.training.encoder import EncoderTrainConfig, train_encoder
+
+    settings = load_config(config, EncoderTrainConfig)
+    with console.progress(f"training {settings.name}") as on_progress:
+        result = train_encoder(
+            settings,
+            output or Path("runs") / settings.name,
+            resume=resume,
+            max_minutes=max_minutes,
+            on_progress=on_progress,
+        )
+    facts: dict[str, object] = {"model": result.model, "steps": result.steps, "loss": f"{result.loss:.3f}"}
     if not result.finished:
         facts["stopped"] = f"before the last step: go on with `medidiff train {config} --resume`"
     console.facts("", facts)

@@ -67,10 +67,11 @@ class EncoderTrainConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class EncoderTrainResult:
-    """What a run left: the model file if it reached its last step, and the loss of the last ones."""
+    """What a run left on disk: a model file, whether or not it reached its last step, and the loss of late."""
 
-    model: Path | None
+    model: Path
     steps: int
+    finished: bool
     loss: float
 
 
@@ -78,24 +79,28 @@ def train_encoder(
     config: EncoderTrainConfig,
     output: Path,
     *,
+    resume: bool = False,
     max_minutes: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> EncoderTrainResult:
-    """Train an encoder and write ``output / NAME.safetensors``; a run that was stopped or killed goes on.
+    """Train an encoder and write ``output / NAME.safetensors``.
 
+    Args:
+        resume: Go on from the state in ``output``, if there is one.
+        max_minutes: Stop after so many minutes; there is a model all the same, and its card says after which step.
     Raises:
         ConfigError: the people or heads are not there.
-        CheckpointError: the state in ``output`` is of another configuration.
+        CheckpointError: ``resume``, and the state is of another configuration.
     """
     output.mkdir(parents=True, exist_ok=True)
     run = _Run(config, output / _STATE)
+    if resume and run.path.exists():
+        run.resume()
     finished = run.go(float("inf") if max_minutes is None else 60 * max_minutes, on_progress)
-    loss = float(np.mean(run.losses[-20:])) if run.losses else float("nan")
-    if not finished:
-        return EncoderTrainResult(None, run.step, loss)
+    loss = float(np.mean(run.losses[-20:]))
     model = output / f"{config.name}.safetensors"
     run.export(model, loss)
-    return EncoderTrainResult(model, run.step, loss)
+    return EncoderTrainResult(model, run.step, finished, loss)
 
 
 @dataclass(slots=True)
@@ -127,8 +132,6 @@ class _Run:
         self.loss = ContrastiveLoss(temperature=config.temperature)
         parameters = [*self.encoder.parameters(), *self.projection.parameters()]
         self.adam = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-        if self.path.exists():
-            self._resume()
 
     def go(self, max_seconds: float, on_progress: OnProgress | None) -> bool:
         begin = saved = time.monotonic()
@@ -176,6 +179,7 @@ class _Run:
             **self.config.card,
             "name": self.config.name,
             "steps": self.step,
+            "planned_steps": self.config.steps,
             "loss": round(loss, 4),
             "features": int(spread.numel()),
             "training_split_sha256": self.views.split,
@@ -195,7 +199,8 @@ class _Run:
         record = {"step": self.step, "losses": self.losses, "identity": _identity(self.config)}
         save_state(self.path, groups, record)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Raises CheckpointError: the state is of another configuration."""
         groups, record = load_state(self.path)
         if record.get("identity") != _identity(self.config):
             raise CheckpointError(f"{self.path}: of another configuration; name another folder, or remove it")

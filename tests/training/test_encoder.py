@@ -62,16 +62,16 @@ def test_a_stopped_run_goes_on_with_the_same_bits(config: EncoderTrainConfig, tm
     whole = train_encoder(config, tmp_path / "whole")
     stopped = train_encoder(config, tmp_path / "parts", max_minutes=0)
     assert stopped.steps == 1
-    parts = train_encoder(config, tmp_path / "parts")
+    assert not stopped.finished
+    assert read_info(stopped.model).card["steps"] == 1
+    parts = train_encoder(config, tmp_path / "parts", resume=True)
     assert whole.steps == parts.steps == 6
-    assert whole.model is not None
-    assert parts.model is not None
+    assert whole.finished
     assert whole.model.read_bytes() == parts.model.read_bytes()
 
 
 def test_features_of_the_people_trained_on_are_standard(config: EncoderTrainConfig, tmp_path: Path) -> None:
     result = train_encoder(config, tmp_path)
-    assert result.model is not None
     features = load_encoder(result.model).embed(Views(config).clean())
     assert np.abs(features.mean(axis=0)).max() < 0.02
     spread = features.std(axis=0, ddof=1)
@@ -85,5 +85,6 @@ def test_a_state_of_another_configuration_is_refused(config: EncoderTrainConfig,
     train_encoder(config, tmp_path, max_minutes=0)
     other = config.model_copy(update={"lr": 1e-4})
     with pytest.raises(CheckpointError, match="another configuration"):
-        train_encoder(other, tmp_path)
-    train_encoder(config.model_copy(update={"card": {"summary": "another word"}}), tmp_path, max_minutes=0)
+        train_encoder(other, tmp_path, resume=True)
+    reworded = config.model_copy(update={"card": {"summary": "another word"}})
+    assert train_encoder(reworded, tmp_path, resume=True, max_minutes=0).steps == 2
