@@ -8,14 +8,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 INSTALLER ?= pip
-EXTRAS ?= flows,kspace,jpeg-gpl,pacs,deid,release,distributed,benchmarks,dev
+EXTRAS ?= flows,dask,kspace,jpeg-gpl,pacs,deid,release,distributed,benchmarks,dev
 # A file stays with one worker, so that what a module sets up is set up once. PYTEST_ARGS= runs in one process.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow stress lint format types contract check constraints clean
+.PHONY: help install demo serve test test-slow stress lint format types contract check constraints clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ endif
 
 demo: install  ## Thick-slice the MNI152 brain, restore it, draw and report it in ./demo
 	$(BIN)/medidiff demo --output demo
+
+serve: install  ## Flows on a schedule: a server at 127.0.0.1:4200, what prefect.yaml says, a worker
+	$(BIN)/python -m flows.serve
 
 test: install  ## Run the suite, without the tests marked slow
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -15,11 +15,13 @@ from prefect.client.schemas.objects import StateType
 import medidiff
 from flows.engine import keys
 from flows.ingest import ingest
+from flows.nightly import nightly
 from flows.reconstruct import reconstruct
 from flows.train import train
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.ledger import Ledger
+from medidiff.status import status as medidiff_status
 from medidiff.volume import Volume
 from tests.flows.told import calls, last
 from tests.ingest import heaps
@@ -226,3 +228,85 @@ def test_a_second_run_says_that_another_is_at_work(restore, configs: Path, tmp_p
         found = reconstruct(config="second", return_state=True)
     assert found.is_failed()
     assert "another run is at work in this state folder (run 20260101T000000-00000000" in str(found.message)
+
+
+NIGHTLY = """
+kind: flow-nightly
+state: {root}/state
+retries: 0
+sites:
+  - name: ward
+    sources: [{root}/heap]
+    dataset: {root}/data/ward
+    options: {{kind: ingest, body_part: other, clean_pixels: false, split: {{train: 0.6, validation: 0, test: 0.4}}}}
+train:
+  output: {root}/models
+  device: cpu
+  config:
+    kind: train-generator
+    name: night
+    people: {{dataset: {root}/data/ward, split: train}}
+    shape: [40, 44, 16]
+    network: {{kind: residual_unet, channels: [8, 8], blocks: 1}}
+    items: {{size: 2}}
+    optimizer: {{steps: 2, warmup: 1}}
+    card:
+      sources: [{{name: blobs, licence: CC0-1.0, people: 9}}]
+      samples_licence: CC0-1.0
+candidate:
+  name: night
+  sets: {root}/sets
+  releases: {root}/releases
+  synthesize: {{kind: synthesize, count: 6, steps: 2}}
+  evaluate:
+    kind: evaluate
+    reference: {{dataset: {root}/data/ward, split: test}}
+    training: {{dataset: {root}/data/ward, split: train}}
+    shape: [40, 44, 16]
+    bootstrap: 100
+    least: 4
+    likeness: 3
+  audit:
+    kind: audit
+    training: {{dataset: {root}/data/ward, split: train}}
+    held_out: {{dataset: {root}/data/ward, split: test}}
+    shape: [40, 44, 16]
+    sigmas: [0.4]
+    draws: 1
+"""
+
+
+def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(configs: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for number in range(16):
+        heaps.nifti(tmp_path / "heap" / f"p{number:02d}_T1w.nii.gz", seed=100 + number)
+    (tmp_path / "data").mkdir()
+    (configs / "night.yaml").write_text(NIGHTLY.format(root=tmp_path))
+    found = nightly(config="night", return_state=True)
+    # A generator of two steps is no good, and the gate says so.
+    assert (found.type, found.name) == (StateType.COMPLETED, "Refused")
+    record = last(state)
+    assert record.status == "refused"
+    assert [step.name for step in record.steps] == ["ingest", "train", "synthesize", "evaluate", "audit", "release"]
+    assert calls(state) == Counter(ingest=1, train=1, synthesize=1, evaluate=1, audit=1, release=1)
+    assert record.steps[-1].reasons
+    assert any("quality.json" in reason for reason in record.steps[-1].reasons)
+    assert not list((tmp_path / "releases").iterdir())
+    assert medidiff_status(state).release is None
+
+    assert nightly(config="night", return_state=True).name == "Refused"
+    assert calls(state) == Counter()
+    assert last(state).steps[-1].reasons == record.steps[-1].reasons
+
+    # Another seed for the set: what comes before it stays, what comes of it is done again.
+    text = (configs / "night.yaml").read_text().replace("count: 6", "count: 6, seed: 1")
+    (configs / "night.yaml").write_text(text)
+    nightly(config="night", return_state=True)
+    assert calls(state) == Counter(synthesize=1, evaluate=1, audit=1, release=1)
+
+    # An item of the set went: the set is made again as it was, so nothing else has to be.
+    sets = sorted((tmp_path / "sets").glob("night-*/set.json"), key=lambda path: path.stat().st_mtime)
+    next((sets[-1].parent / "images").glob("*.nii.gz")).unlink()
+    nightly(config="night", return_state=True)
+    assert calls(state)["synthesize"] == 1
+    assert calls(state)["train"] == 0
