@@ -6,11 +6,10 @@ items beside the training volumes nearest to them, which are pictures of real pe
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from medidiff.report.contact import Thumbnail, contact_sheets, side_by_side, thumbnail_png
+from medidiff.report.contact import Thumbnail, contact_sheets, thumbnail_png
 from medidiff.report.html import (
     Block,
     Cell,
@@ -23,6 +22,7 @@ from medidiff.report.html import (
     Table,
     Verdict,
 )
+from medidiff.report.privacy_blocks import attack_plot, neighbour_blocks, notes
 from medidiff.synthetic.gate import Judgement
 from medidiff.synthetic.marks import SENTENCE
 from medidiff.synthetic.metadata import QUASI_IDENTIFIERS, K, combination
@@ -30,7 +30,6 @@ from medidiff.synthetic.records import SetRecord
 from medidiff.synthetic.reports import (
     Family,
     Metric,
-    Neighbour,
     Outcome,
     PrivacyReport,
     QualityReport,
@@ -38,7 +37,6 @@ from medidiff.synthetic.reports import (
 from medidiff.synthetic.stored import SyntheticSet
 
 MOST_SAMPLES = 36
-MOST_NEIGHBOURS = 24
 _STATUS = {Outcome.PASSED: Status.PASSED, Outcome.FAILED: Status.FAILED, Outcome.INCONCLUSIVE: Status.FAILED}
 _COLUMNS = ("figure", "value", "interval", "n", "real against real", "known bad sets", "limit", "outcome")
 _MEANING = {
@@ -68,7 +66,7 @@ def release_page(judgement: Judgement, formats: Sequence[str], *, internal: bool
         sections.append(Section("What it was made from", list(_sources(synthetic.record))))
     sections.append(Section("Privacy", list(_privacy(judgement.privacy))))
     if judgement.privacy and judgement.privacy.neighbours:
-        blocks = list(_neighbours(judgement.privacy.neighbours, internal=internal))
+        blocks = list(neighbour_blocks(judgement.privacy.neighbours, internal=internal))
         sections.append(Section("Nearest training volumes", blocks))
     sections.append(Section("Quality", list(_quality(judgement.quality))))
     if synthetic:
@@ -139,6 +137,7 @@ def _privacy(report: PrivacyReport | None) -> Iterator[Block]:
         yield Verdict(Status.INFO, "Differential privacy", f"{text}; {guarantee.accountant}")
     else:
         yield Verdict(Status.INFO, "Differential privacy", "training gave no such guarantee")
+    yield from attack_plot(report.metrics)
     yield from _figures(report.metrics)
     yield from (Paragraph(note) for note in report.notes)
 
@@ -164,9 +163,7 @@ def _figures(metrics: Sequence[Metric]) -> Iterator[Block]:
         rows = [_row(metric) for metric in metrics if metric.family is family]
         if rows:
             yield Table(_COLUMNS, rows, f"{family.value.capitalize()}. {_MEANING[family]}")
-    for metric in metrics:
-        if metric.note:
-            yield Paragraph(f"{metric.name}: {metric.note}")
+    yield from notes(metrics)
 
 
 def _row(metric: Metric) -> list[str | float | None]:
@@ -175,23 +172,6 @@ def _row(metric: Metric) -> list[str | float | None]:
     outcome = metric.outcome.value if metric.outcome else "told only"
     count = f"{metric.n} {metric.unit}"
     return [metric.name, metric.value, between, count, metric.ceiling, floors or None, metric.limit or None, outcome]
-
-
-def _neighbours(neighbours: Sequence[Neighbour], *, internal: bool) -> Iterator[Block]:
-    rows = [[n.item, n.distance, n.limit, n.held_out, n.under or None] for n in neighbours[:MOST_NEIGHBOURS]]
-    caption = "The items nearest to a training volume. Below the limit, an item counts as a copy."
-    yield Table(["item", "distance", "limit", "to people not trained on", "nearest when"], rows, caption)
-    yield Picture(_distance_plot(neighbours), "Distance of each item to training volumes and to people not trained on")
-    pictured = [n for n in neighbours[:MOST_NEIGHBOURS] if n.nearest_png]
-    if not internal:
-        if pictured:
-            yield Paragraph("Pictures of training volumes are not part of a release: they show real people.")
-        return
-    for neighbour in pictured:
-        pair = [picture for picture in (neighbour.sample_png, neighbour.nearest_png) if picture]
-        told = "left: synthetic item, right: " if len(pair) > 1 else ""
-        text = f"{told}the training volume nearest to {neighbour.item}, at {neighbour.distance:.4g}: a real person"
-        yield Picture(side_by_side(pair), text)
 
 
 def _metadata(synthetic: SyntheticSet) -> Iterator[Block]:
@@ -216,35 +196,6 @@ def _samples(synthetic: SyntheticSet) -> Iterator[Block]:
         thumbnails.append(Thumbnail(thumbnail_png(synthetic.image(item)), f"synthetic {item.id}", note))
     text = f"{len(chosen)} of {len(synthetic.items)} items, one in {step}, in order: axial, coronal, sagittal"
     yield from (Picture(sheet, text, "contact sheet of synthetic items") for sheet in contact_sheets(thumbnails))
-
-
-def _distance_plot(neighbours: Sequence[Neighbour]) -> bytes:
-    """One dot an item: distance to training volumes across, to people not trained on upwards."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    paired = [(n.distance, n.held_out) for n in neighbours if n.held_out is not None]
-    alone = [n.distance for n in neighbours if n.held_out is None]
-    if paired:
-        axes.axline((0, 0), slope=1, color="#9aa0a6", linewidth=1, linestyle=":", label="as near to other people")
-        axes.scatter([x for x, _ in paired], [y for _, y in paired], s=14, color="#2b5c8a", label="item")
-    if alone:
-        axes.scatter(alone, [0.0] * len(alone), s=14, marker="|", color="#2b5c8a", label="item, no other distance")
-    limits = {n.limit for n in neighbours if n.limit is not None}
-    for limit in sorted(limits):
-        axes.axvline(limit, color="#a93226", linewidth=1, linestyle="--", label=f"limit {limit:.3g}")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("distance to the nearest training volume")
-    axes.set_ylabel("to the nearest other person")
-    axes.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    # The version of matplotlib is no part of a page that is to be the same every time.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _footer(synthetic: SyntheticSet | None) -> tuple[str, ...]:

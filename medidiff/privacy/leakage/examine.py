@@ -26,7 +26,7 @@ from medidiff.privacy.leakage.resemblance import Gallery, Searched
 
 Array = NDArray[Any]
 # People or items that are sought together, and kept together.
-PIECE = 8
+PIECE = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,7 +41,7 @@ FINE_BLOCK, FINE_REACH = 12, 2
 COUNTED = 2 / 3
 SHORTLIST = 6
 FLIPS = tuple(product((False, True), repeat=3))
-_PEOPLE_AT_ONCE, _QUERIES_AT_ONCE = 20, 8
+_PEOPLE_AT_ONCE, _QUERIES_AT_ONCE = 20, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,8 @@ class Gallery:
             people = self._coarse[start : start + _PEOPLE_AT_ONCE]
             total = torch.zeros(count * turned * len(people), 1, width, width, width)
             windows = _windows(people, self._coarse_starts, COARSE_BLOCK, COARSE_REACH)
-            for place, window in enumerate(windows):
-                found = blocks[:, :, place].flatten(0, 1) @ window.flatten(0, 1).T
+            for place, (window, length) in enumerate(windows):
+                found = blocks[:, :, place].flatten(0, 1) @ window.flatten(0, 1).T / length.flatten()
                 # Squares: the sign is no disguise, and the blocks that agree well count most.
                 total += _pooled(found.square().view(-1, 1, width, width, width))
             best, where = total.view(count, turned, len(people), -1).max(-1)
@@ -184,8 +184,8 @@ class Gallery:
         blocks = _blocks(query, self._coarse_starts, COARSE_BLOCK)[0]
         windows = _windows(self._coarse[person : person + 1], self._coarse_starts, COARSE_BLOCK, COARSE_REACH)
         shifts = []
-        for block, window in zip(blocks, windows, strict=True):
-            near = (window[0] @ block).square().view(width, width, width)[box]
+        for block, (window, length) in zip(blocks, windows, strict=True):
+            near = (window[0] @ block / length[0]).square().view(width, width, width)[box]
             place = np.unravel_index(int(near.argmax()), near.shape)
             shifts.append((np.array(place) + low - COARSE_REACH) * 2)
         return np.array(shifts, dtype=np.float64)
@@ -202,8 +202,9 @@ class Gallery:
             shift = np.rint((weight[:, None] * moved).sum(0) / weight.sum()).astype(int)
             starts.append(tuple(int(a) for a in np.array(start) + shift + room))
         blocks = _blocks(query, self._fine_starts, FINE_BLOCK)[0]
+        cuts = (_cut(padded, start, size, reach) for start in starts)
         found = torch.stack(
-            [_cut(padded, start, size, reach)[0] @ block for start, block in zip(starts, blocks, strict=True)]
+            [window[0] @ block / length[0] for (window, length), block in zip(cuts, blocks, strict=True)]
         )
         counted = max(1, round(COUNTED * len(found)))
         upright, inverted = (float((s * found).amax(1).topk(counted).values.mean()) for s in (1, -1))
@@ -278,23 +279,31 @@ def _blocks(volumes: Tensor, starts: Sequence[Box], block: int) -> Tensor:
     return _unit(torch.stack(cut, 1))
 
 
-def _windows(volumes: Tensor, starts: Sequence[Box], block: int, reach: int) -> Iterator[Tensor]:
-    """For each block every piece within reach of it, as unit vectors, shape (n, shifts, voxels)."""
+def _windows(volumes: Tensor, starts: Sequence[Box], block: int, reach: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each block every piece within reach of it; see ``_cut``."""
     size = _size(volumes.shape[1:], block)
     padded = functional.pad(volumes[:, None], (reach,) * 6, mode="replicate")[:, 0]
     for i, j, k in starts:
         yield _cut(padded, (i + reach, j + reach, k + reach), size, reach)
 
 
-def _cut(volumes: Tensor, start: Box | tuple[int, ...], size: Box, reach: int) -> Tensor:
-    """Every piece of a size within reach of a place, as unit vectors, shape (n, shifts, voxels)."""
+def _cut(volumes: Tensor, start: Sequence[int], size: Box, reach: int) -> tuple[Tensor, Tensor]:
+    """Every piece of a size within reach of a place, shape (n, shifts, voxels), and its length about its mean.
+
+    A product of a piece with a block of mean zero, divided by that length, is their correlation: the pieces, which are
+    many, need not be centred themselves.
+    """
     region = volumes
     for axis in range(3):
         region = region.narrow(axis + 1, start[axis] - reach, size[axis] + 2 * reach)
+    count = size[0] * size[1] * size[2]
+    stacked = torch.stack([region, region.square()], 1)
+    mean, square = functional.avg_pool3d(stacked, size, stride=1).flatten(2).unbind(1)
+    length = ((square - mean.square()).clamp_min(0) * count).sqrt() + 1e-6
     for axis in range(3):
         region = region.unfold(axis + 1, size[axis], 1)
     windows: Tensor = region.flatten(4).flatten(1, 3)
-    return _unit(windows)
+    return windows, length
 
 
 def _pooled(values: Tensor) -> Tensor:
