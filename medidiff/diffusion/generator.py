@@ -25,6 +25,10 @@ from medidiff.errors import ConfigError, GeometryError
 
 Value = str | float | None
 
+# What a number changes in a volume is a small part of what the network is wrong about: it is learned this much faster
+# where the number is this much larger.
+CONDITION_GAIN = 6.0
+
 
 class NumericCondition(Config):
     """A number that an image may be asked for, such as an age.
@@ -55,7 +59,11 @@ class NumericCondition(Config):
             return [0.0, 0.0]
         if isinstance(value, str) or not self.low <= value <= self.high:
             raise ConfigError(f"{self.name}: expected a number of {self.low:g} to {self.high:g}, got {value!r}")
-        return [(float(value) - self.mean) / self.std, 1.0]
+        return self.encode(float(value))
+
+    def encode(self, value: float) -> list[float]:
+        """As ``vector``, of any number: people of training may lie beyond the range that may be asked for."""
+        return [CONDITION_GAIN * (value - self.mean) / self.std, 1.0]
 
 
 class CategoricalCondition(Config):

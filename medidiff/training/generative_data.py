@@ -290,7 +290,7 @@ def encode_values(spec: GeneratorSpec, values: dict[str, Value]) -> list[float]:
     for entry in spec.conditions:
         value = values.get(entry.name)
         if isinstance(entry, NumericCondition) and isinstance(value, int | float):
-            vector += [(float(value) - entry.mean) / entry.std, 1.0]
+            vector += entry.encode(float(value))
         else:
             vector += entry.vector(value)
     return vector
