@@ -65,7 +65,7 @@ class SynthesizeOptions(Config):
     count: int = Field(64, ge=1, le=MOST_ITEMS)
     seed: int = Field(0, ge=0, lt=1 << 63)
     steps: int = Field(18, ge=2, le=200)
-    solver: SolverName = "multistep"
+    solver: SolverName = "stochastic"
     guidance_scale: float = Field(1.0, ge=0, le=20)
     conditions: dict[str, float | str] = Field(default_factory=dict)
     labels: Path | None = None

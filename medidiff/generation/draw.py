@@ -18,13 +18,13 @@ from medidiff.data.cohort import centred_grid, onto
 from medidiff.diffusion.denoiser import Denoiser
 from medidiff.diffusion.generator import GenerativeModel, GeneratorSpec, GivenGenerator, Value
 from medidiff.diffusion.path import sigma_schedule
-from medidiff.diffusion.sampler import SOLVERS, sample
+from medidiff.diffusion.sampler import SOLVERS, sample, stochastic
 from medidiff.errors import ConfigError
 from medidiff.generation.codes import LabelCodec
 from medidiff.rng import derive_seed
 from medidiff.volume import Modality, Volume
 
-SolverName = Literal["euler", "heun", "multistep"]
+SolverName = Literal["stochastic", "multistep", "heun", "euler"]
 # Streams of an item's seed: its noise, and how large it is.
 NOISE_STREAM, EXTENT_STREAM = 0, 1
 RHO = 7.0
@@ -39,7 +39,7 @@ class Request:
         values: Named conditions; what is not named is free.
         labels: A label map on the generator's grid, shape (i, j, k), if an image for it is wanted.
         like: An image on the grid in model units, shape (i, j, k), if a variation of it is wanted.
-        inside: Which voxels are wanted, shape (i, j, k); if None a box whose size the seed draws, as training scans differ.
+        inside: Which voxels are wanted, shape (i, j, k); a box of a size that the seed draws if None.
     """
 
     seed: int
@@ -59,7 +59,7 @@ class Sampling:
     """
 
     steps: int = 18
-    solver: SolverName = "multistep"
+    solver: SolverName = "stochastic"
     guidance_scale: float = 1.0
     strength: float = 0.4
 
@@ -213,13 +213,14 @@ def _sample(
         images = (torch.from_numpy(np.stack(likes)[:, None]).float() - spec.intensity_mean) / spec.intensity_std
         denoiser = Pinned(bound, images.to(device) * conditions.inside, level_of(spec, sampling.strength))
     shape = (len(requests), spec.channels, *spec.shape)
+    # Generators of the CPU give the same noise on every machine.
+    own = [torch.Generator().manual_seed(derive_seed(request.seed, NOISE_STREAM)) for request in requests]
     return sample(
         denoiser,
         shape,
         sigma_schedule(spec.sigma_min, spec.sigma_max, sampling.steps, rho=RHO),
-        # Generators of the CPU give the same noise on every machine.
-        generators=[torch.Generator().manual_seed(derive_seed(request.seed, NOISE_STREAM)) for request in requests],
-        solver=SOLVERS[sampling.solver],
+        generators=own,
+        solver=stochastic(own) if sampling.solver == "stochastic" else SOLVERS[sampling.solver],
         start=torch.zeros(shape, device=device),
         on_step=on_step,
     )

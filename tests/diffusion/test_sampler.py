@@ -21,6 +21,7 @@ from medidiff.diffusion.sampler import (
     posterior_mean,
     renoise,
     sample,
+    stochastic,
 )
 from medidiff.errors import ConfigError
 from medidiff.rng import generators
@@ -102,6 +103,42 @@ def test_renoising_loses_the_variance_that_theory_says() -> None:
     )
     assert float(drawn.std()) == pytest.approx(math.sqrt(variance), rel=0.03)
     assert math.sqrt(variance) < 0.8 * prior.std
+
+
+def test_without_churn_the_stochastic_solver_is_the_multistep_one() -> None:
+    plain = sample(Gaussian(), SHAPE, geometric(12), generators=generators(0, 1), solver=multistep)
+    own = generators(0, 1)
+    churned = sample(Gaussian(), SHAPE, geometric(12), generators=own, solver=stochastic(own, 0.0))
+    torch.testing.assert_close(churned, plain)
+
+
+@pytest.mark.parametrize("churn", [0.5, 1.0, 2.0])
+def test_churn_keeps_the_priors_spread_and_forgets_where_it_began(churn: float) -> None:
+    shape, sigmas = (1, 1, 24, 24, 24), sigma_schedule(1e-3, 80, 80)
+    own = generators(3, 1)
+    found = sample(Gaussian(), shape, sigmas, generators=own, solver=stochastic(own, churn))
+    assert float(found.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(found.std()) == pytest.approx(0.5, rel=0.03)
+    begun = draw_noise(shape, generators(3, 1))
+    likeness = float(torch.corrcoef(torch.stack([found.ravel(), begun.ravel()]))[0, 1])
+    # Standing still, the equation remembers all; of deviations, exp(-churn h) a step is left: sigma to the churn.
+    assert abs(likeness) < 0.05 if churn >= 1 else likeness < 0.2
+
+
+def test_churn_drowns_what_a_denoiser_gets_wrong_at_high_noise() -> None:
+    @dataclass(frozen=True)
+    class Wrong(Gaussian):
+        def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+            x0 = super().__call__(x, sigma)
+            return x0 + 0.3 * (sigma > 2).view(-1, 1, 1, 1, 1)
+
+    def bias(churn: float) -> float:
+        own = generators(1, 1)
+        shape = (1, 1, 20, 20, 20)
+        found = sample(Wrong(), shape, sigma_schedule(1e-3, 80, 30), generators=own, solver=stochastic(own, churn))
+        return abs(float(found.mean()) - 0.7)
+
+    assert bias(1.0) < 0.5 * bias(0.0)
 
 
 def test_an_items_sample_does_not_depend_on_its_batch() -> None:
