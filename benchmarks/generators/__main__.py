@@ -81,7 +81,7 @@ def tune(args: argparse.Namespace) -> None:
             key = f"{name} {json.dumps(grid[place])} {args.tune:g}s"
             if key in tried:
                 continue
-            done = run(name, grid[place], training, args.tune, 32, 0)
+            done = run(name, grid[place], training, args.tune, 24, 0)
             # What diverged is left out of the choice.
             scores = {} if done.curve.diverged else in_space(space, choosing.numpy(), done.images.numpy())
             about = {"name": name, "settings": grid[place], "seconds": args.tune, "steps": done.curve.steps}
@@ -103,7 +103,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "msd-hippocampus" / "images"
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, CSV, figures and table")
     parser.add_argument("--data", type=Path, default=shared, help="folder of 200 hippocampus crops")
-    parser.add_argument("--seconds", type=float, default=60.0, help="processor seconds of training each")
+    parser.add_argument("--seconds", type=float, default=180.0, help="processor seconds of training each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=64, help="how many are drawn of each")
     parser.add_argument("--encoder", default="features-t1", help="name or file of the learned features")

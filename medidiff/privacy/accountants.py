@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +71,10 @@ def spent(noise_multiplier: float, sampling: float, steps: int, delta: float) ->
         return Spent(0.0, 0.0, 0.0)
     prv, rdp = _opacus("prv"), _opacus("rdp")
     prv.history = rdp.history = [(noise_multiplier, sampling, steps)]
-    with warnings.catch_warnings():
-        # It warns where RDP could be a little tighter; it is not what is claimed.
-        warnings.simplefilter("ignore", UserWarning)
+    with _quiet():
         rough = float(rdp.get_epsilon(delta))
-    return Spent(
-        prv=float(prv.get_epsilon(delta, eps_error=min(0.01, max(rough, 0.01) / 200))),
-        pld=pld_epsilon(noise_multiplier, sampling, steps, delta),
-        rdp=rough,
-    )
+        fine = float(prv.get_epsilon(delta, eps_error=min(0.01, max(rough, 0.01) / 200)))
+    return Spent(prv=fine, pld=pld_epsilon(noise_multiplier, sampling, steps, delta), rdp=rough)
 
 
 def noise_for(epsilon: float, delta: float, sampling: float, steps: int) -> float:
@@ -86,15 +83,17 @@ def noise_for(epsilon: float, delta: float, sampling: float, steps: int) -> floa
     Raises:
         ConfigError: Opacus is not installed, no noise is enough, or the two accountants disagree.
     """
+    _opacus("prv")
     from opacus.accountants.utils import get_noise_multiplier
 
     try:
-        noise = float(
-            get_noise_multiplier(
-                target_epsilon=epsilon, target_delta=delta, sample_rate=sampling, steps=steps, accountant="prv",
-                epsilon_tolerance=epsilon / 400, eps_error=epsilon / 400,
-            )
-        )  # fmt: skip
+        with _quiet():
+            noise = float(
+                get_noise_multiplier(
+                    target_epsilon=epsilon, target_delta=delta, sample_rate=sampling, steps=steps, accountant="prv",
+                    epsilon_tolerance=epsilon / 400, eps_error=epsilon / 400,
+                )
+            )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"no noise makes {steps} steps spend as little as epsilon {epsilon:g}: {error}") from error
     while (found := spent(noise, sampling, steps, delta)).epsilon > epsilon:
@@ -213,6 +212,14 @@ def _epsilon(losses: _Losses, beyond: float, delta: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if breach(middle) > delta else (low, middle)
     return high
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Opacus' warning that RDP could be a little tighter: it is not what is claimed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _opacus(name: str) -> Any:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -16,11 +15,11 @@ from medidiff.privacy.canaries import Audit, audit, lower_bound, surprise
 
 pytest.importorskip("opacus")
 
+from benchmarks.canaries import attack
 from medidiff.privacy.accountants import noise_for
-from medidiff.training.private_noise import KeyedOptimizer, taking_part
 
-CANARIES, LENGTH, STEPS, SAMPLING, DELTA = 600, 4096, 12, 0.5, 1e-4
-CLIP = 2.0
+CANARIES, STEPS, SAMPLING, DELTA = 600, 12, 0.5, 1e-4
+SETTING = {"canaries": CANARIES, "length": 4096, "steps": STEPS, "sampling": SAMPLING, "delta": DELTA}
 
 
 def test_all_right_without_delta_is_a_closed_form() -> None:
@@ -50,30 +49,8 @@ def test_an_attacker_who_guesses_finds_nothing_and_one_who_knows_finds_much() ->
         audit(np.zeros(3), planted, DELTA)
 
 
-def attacked(noise: float, *, longer: float = 1.0) -> Audit:
-    """DP-SGD on nothing but canaries: each pushes along a direction of its own, the attacker looks along it.
-
-    The attacker sees every noisy gradient, as the guarantee supposes.
-    """
-    generator = torch.Generator().manual_seed(7)
-    directions = torch.nn.functional.normalize(torch.randn(CANARIES, LENGTH, generator=generator), dim=1)
-    planted = torch.rand(CANARIES, generator=generator) < 0.5
-    weight = torch.nn.Parameter(torch.zeros(LENGTH))
-    sgd = torch.optim.SGD([weight], lr=1.0)
-    options = {"noise_multiplier": noise, "max_grad_norm": CLIP, "expected_batch_size": 1}
-    optimizer = KeyedOptimizer(sgd, b"k" * 32, **options)
-    optimizer.max_grad_norm *= longer
-    optimizer.noise_multiplier /= longer
-    seen = torch.zeros(LENGTH)
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        for canary in taking_part(optimizer.key, step, CANARIES, SAMPLING):
-            if planted[canary]:
-                optimizer.contribute([100 * directions[canary]])
-        optimizer.finish(step)
-        assert weight.grad is not None
-        seen += weight.grad
-    return audit((directions @ seen).numpy(), planted.numpy(), DELTA)
+def attacked(noise: float, longer: float = 1.0) -> Audit:
+    return attack(noise, **SETTING, longer=longer, seed=7)
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 4.0])
