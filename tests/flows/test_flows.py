@@ -278,7 +278,7 @@ candidate:
 
 def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(configs: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    for number in range(16):
+    for number in range(14):
         heaps.nifti(tmp_path / "heap" / f"p{number:02d}_T1w.nii.gz", seed=100 + number)
     (tmp_path / "data").mkdir()
     (configs / "night.yaml").write_text(NIGHTLY.format(root=tmp_path))
