@@ -165,8 +165,9 @@ def _train(
         bfloat16=config.bfloat16,
         team=team,
     )
-    # Weights that a private run begins from are checked with its configuration: no others will do.
-    weights = config.begin_from if plan.budget else options.begin_from or config.begin_from
+    weights = options.begin_from or config.begin_from
+    if plan.budget and weights != config.begin_from:
+        raise ConfigError("private training begins from what its configuration names: others may have seen the people")
     if weights is not None:
         trainer.begin_from(weights, options.begin_step)
     if options.resume and trainer.state_path.exists():
