@@ -209,7 +209,7 @@ def _sheet(
             found, wanted = (" x ".join(f"{mm:.3g}" for mm in each) for each in (scan.geometry.spacing, spacing))
             raise GeometryError(f"the scan has voxels of {found} mm, the generator learned {wanted} mm: resample it")
         sheet = generator_sheet(model, frame, region, labels, options.conditions, scan.modality, options.guidance_scale)
-        return sheet, EditSettings(steps=options.steps or 30, **GENERATOR_RULE, **common)
+        return sheet, EditSettings(steps=options.steps or 20, **GENERATOR_RULE, **common)
     return restorer_sheet(model, frame, region, scan.modality), EditSettings(steps=options.steps or 8, **common)
 
 

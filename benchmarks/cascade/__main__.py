@@ -9,15 +9,8 @@ from pathlib import Path
 from medidiff.training.coarse_heads import CoarseHeadsConfig, prepare
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-LABELS = ("synthseg-labels/*.nii.gz",)
-# Of the two people of dcm_qa_uih the second is nobody's training data.
-HEADS = (
-    "head-t1-dcm-qa-uih/uih-a_T1w_1mm.nii.gz",
-    "head-t1-fnndsc/*.nii.gz",
-    "head-t1-mne-misc/ecog_T1.mgz",
-    "head-t1-ixi-2mm/*.nii.gz",
-    "head-t1-dcm-qa-xa30/*.nii.gz",
-)
+# The last two label maps are for measuring.
+LABELS = ("synthseg-labels/training_seg_0?.nii.gz", "synthseg-labels/training_seg_1[0-2].nii.gz")
 
 
 def _prepare(arguments: list[str]) -> None:
@@ -27,10 +20,9 @@ def _prepare(arguments: list[str]) -> None:
     )
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of real volumes (default: ../shared/data)")
     parser.add_argument("--out", type=Path, default=Path("runs/coarse-heads"), help="folder to write")
-    parser.add_argument("--drawn", type=int, default=10, help="images from each label map")
-    parser.add_argument("--variants", type=int, default=10, help="of each real head")
+    parser.add_argument("--drawn", type=int, default=6, help="images of each kind of contrast from each label map")
     args = parser.parse_args(arguments)
-    config = CoarseHeadsConfig(root=args.data, labels=LABELS, heads=HEADS, drawn=args.drawn, variants=args.variants)
+    config = CoarseHeadsConfig(root=args.data, labels=LABELS, drawn=args.drawn)
     print(f"{prepare(config, args.out)} heads in {args.out}")
 
 

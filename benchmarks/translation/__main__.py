@@ -28,7 +28,7 @@ FILE = "brain-ms-ljubljana/cross_patient{person}_{what}_MNI1mm.nii.gz"
 KEY = ("to", "person", "method")
 SCORES = ("psnr", "psnr_low", "psnr_high", "ssim", "cnr", "cnr_real", "lesion_voxels")
 BLOCK = 24
-SAMPLE_STEPS = 8
+SAMPLE_STEPS = 6
 ABOUT = (
     "Two people with multiple sclerosis (Ljubljana, skull-stripped, MNI space, 1 mm). Everything is fitted to one "
     "person and scored on the other. MR has no unit: each answer is first brought to the scale of the truth by the "
@@ -40,16 +40,16 @@ ABOUT = (
 
 
 class Person:
-    """Both contrasts, the brain, the lesions and the white matter around them."""
+    """Both contrasts, the brain, the lesions and the white matter around them, cut to the brain."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
-        self.scans = {
-            w: read_volume(root / FILE.format(person=name, what=f"{w}_brain")).reoriented() for w in ("T1", "FLAIR")
-        }
-        self.images = {w: _encode(v) for w, v in self.scans.items()}
+        whole = {w: _read(root, name, f"{w}_brain") for w in ("T1", "FLAIR")}
+        box = _box(whole["T1"].data[0] > 0)
+        self.scans = {w: _cut(volume, box) for w, volume in whole.items()}
+        self.images = {w: _encode(whole[w])[box] for w in whole}
         self.brain = (self.images["T1"] > 0.05) & (self.images["FLAIR"] > 0.05)
-        lesions = read_volume(root / FILE.format(person=name, what="lesions")).reoriented().data[0] > 0
+        lesions = _read(root, name, "lesions").data[0][box] > 0
         self.lesions = lesions & self.brain
         white = tissues(self.images["T1"], self.brain) == 3
         around = ndimage.binary_dilation(lesions, iterations=8) & ~ndimage.binary_dilation(lesions, iterations=2)
@@ -57,6 +57,22 @@ class Person:
 
     def pair(self, to: str) -> Pair:
         return Pair(self.images["T1" if to == "FLAIR" else "FLAIR"], self.images[to], self.brain)
+
+
+def _read(root: Path, name: str, what: str) -> Volume:
+    return read_volume(root / FILE.format(person=name, what=what)).reoriented()
+
+
+def _box(mask: Array) -> tuple[slice, ...]:
+    """Where the mask is, with a margin of 8 voxels."""
+    hits = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(slice(max(0, int(hit[0]) - 8), int(hit[-1]) + 9) for hit in hits)
+
+
+def _cut(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    data = volume.data[(slice(None), *box)]
+    start = tuple(part.start for part in box)
+    return Volume(data, volume.geometry.cropped((start[0], start[1], start[2]), data.shape[1:]), volume.modality)
 
 
 def _encode(volume: Volume) -> Array:
@@ -67,7 +83,8 @@ def _encode(volume: Volume) -> Array:
 def methods(train: Person, test: Person, to: str, models: Path) -> Mapping[str, Callable[[], Array]]:
     """What is compared; each returns shape (i, j, k) in units of its own."""
     pair, given = train.pair(to), test.pair(to).source
-    translator = Translator.load(models / f"translate-from-{train.name}.safetensors")
+    name = f"translate-from-{train.name}"
+    translator = Translator.load(models / name / f"{name}.safetensors")
     scan = test.scans["T1" if to == "FLAIR" else "FLAIR"]
     return {
         "the given scan": lambda: given,
@@ -115,7 +132,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.translation", description=ABOUT)
-    parser.add_argument("--models", type=Path, required=True, help="folder of translate-from-07 and -19.safetensors")
+    parser.add_argument("--models", type=Path, required=True, help="folder of what `medidiff train` made, such as runs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the CSV and the table")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of real volumes (default: ../shared/data)")
     parser.add_argument("--docs", type=Path, help="also put the table into this page")
@@ -124,9 +141,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(args.out / "translation.csv", (*KEY, *SCORES), KEY, resume=args.resume)
     people = {name: Person(args.data, name) for name in PEOPLE}
-    for to in ("FLAIR", "T1"):
-        for test in PEOPLE:
-            train = PEOPLE[1 - PEOPLE.index(test)]
+    for test in reversed(PEOPLE):
+        train = PEOPLE[1 - PEOPLE.index(test)]
+        for to in ("FLAIR", "T1"):
             for name, method in methods(people[train], people[test], to, args.models).items():
                 key: dict[str, str | float] = {"to": to, "person": test, "method": name}
                 if key not in rows:

@@ -29,7 +29,7 @@ def edit(
     ] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="How many scans to draw.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=2, help="Network evaluations a sample (default: 8, or 30 for a generator).")
+        int | None, typer.Option(min=2, help="Network evaluations a sample (default: 8, or 20 for a generator).")
     ] = None,
     condition: Annotated[
         list[str] | None,

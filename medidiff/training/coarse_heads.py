@@ -1,8 +1,7 @@
 """Whole heads at 4 mm with maps of their tissues: what a coarse generator of heads learns from.
 
-Few whole heads may be trained on, many label maps may. So images are drawn from label maps, in the manner of SynthSeg;
-on those that look like T1 a small network learns to tell tissues; with it the real heads get label maps too. A
-generator that learns from both, and is told which is which, sees many shapes and what a real T1 looks like.
+Few whole heads may be trained on, many label maps may. So heads are drawn from label maps, in the manner of SynthSeg:
+half of them roughly as T1 shows a head, half in a contrast of no sequence.
 
 Source: Billot et al. (2023), SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
 retraining, Medical Image Analysis 86, 102789.
@@ -21,13 +20,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
-from torch import nn
-from torch.nn import functional
 
 from medidiff.config import Config
-from medidiff.data.intensity import IntensityCodec
+from medidiff.data.cohort import centred_grid
 from medidiff.errors import ConfigError
-from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import atomic_write_text
 from medidiff.rng import derive_seed
@@ -66,20 +62,17 @@ LEFT_OF = {41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52:
 
 
 class CoarseHeadsConfig(Config):
-    """Which heads, how many variants of each, and the grid.
+    """Which label maps, how many images of each, and the grid.
 
     Args:
         labels: Globs of whole-head label maps below the root.
-        heads: Globs of real T1 heads below the root; nobody whom a result is measured on.
+        drawn: Images of each kind of contrast from each map.
     """
 
     root: Path
     labels: tuple[str, ...]
-    heads: tuple[str, ...]
     shape: tuple[int, int, int] = (48, 64, 56)
-    drawn: int = Field(10, ge=1, description="images of random contrast from each label map")
-    variants: int = Field(10, ge=1, description="of each real head: size, side, shading, gamma")
-    steps: int = Field(300, ge=1, description="of the network that tells tissues")
+    drawn: int = Field(6, ge=1)
     seed: int = Field(0, ge=0)
 
 
@@ -170,19 +163,6 @@ def one_sided(labels: Array) -> Array:
     return fine
 
 
-def real_heads(path: Path, config: CoarseHeadsConfig, seed: int) -> Iterator[Head]:
-    """Variants of one real head, not yet labelled."""
-    volume = read_volume(path).reoriented()
-    image = IntensityCodec.fit(volume.data, volume.modality).encode(volume.data[0].astype(np.float32))
-    head = largest_part(image > AIR)
-    for number in range(config.variants):
-        rng = np.random.default_rng(derive_seed(seed, number))
-        zoom = float(rng.uniform(0.93, 1.07)) if number else 1.0
-        found = Placement.of(head, volume.geometry.spacing, config.shape, zoom).take(image)
-        plain = Head(found.clip(min=0), np.zeros(config.shape, np.uint8))
-        yield _bent(plain, rng, gamma=0.15) if number else plain
-
-
 def largest_part(mask: Array) -> Array:
     """The largest connected part, so that noise in the air sets no border."""
     parts, count = ndimage.label(ndimage.binary_opening(mask))
@@ -191,60 +171,13 @@ def largest_part(mask: Array) -> Array:
     return np.asarray(parts == 1 + int(np.argmax(np.bincount(parts.reshape(-1))[1:])))
 
 
-def _bent(head: Head, rng: np.random.Generator, gamma: float = 0.0) -> Head:
+def _bent(head: Head, rng: np.random.Generator) -> Head:
     image, tissues = head.image, head.tissues
     if rng.random() < 0.5:
         image, tissues = image[::-1].copy(), tissues[::-1].copy()
-    if gamma:
-        image = image ** float(np.exp(rng.normal(0, gamma)))
     if rng.random() < 0.4:
         image = bias_field(torch.from_numpy(np.ascontiguousarray(image)), rng).numpy()
     return Head(image.astype(np.float32), tissues)
-
-
-class TissueNet(nn.Module):
-    """MONAI's U-Net, telling tissues in a coarse T1 head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from monai.networks.nets.unet import UNet
-
-        self.net = UNet(3, 1, len(TISSUES) + 1, channels=(24, 48, 96), strides=(2, 2), num_res_units=1, norm="instance")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.net(x)
-        return out
-
-    @torch.no_grad()
-    def tissues(self, image: Array) -> Array:
-        """Tissue numbers of an image in model units, shape (i, j, k), uint8."""
-        out = self.eval()(torch.from_numpy(np.ascontiguousarray(image))[None, None])
-        return np.asarray(out[0].argmax(0).numpy(), dtype=np.uint8)
-
-
-def learn_tissues(heads: Sequence[Head], steps: int, seed: int, size: int = 4) -> TissueNet:
-    """Train on drawn heads, whose tissues are known."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive_seed(seed, 0))
-        net = TissueNet()
-    weights = torch.tensor([0.3] + [1.0] * len(TISSUES))
-    adam = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for step in range(steps):
-        rng = np.random.default_rng(derive_seed(seed, 1, step))
-        chosen = [heads[int(n)] for n in rng.integers(len(heads), size=size)]
-        # Gain and noise anew: a tissue is known by its shape and place, not by its number.
-        images = [h.image * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, h.image.shape) for h in chosen]
-        x = torch.from_numpy(np.stack(images).astype(np.float32))[:, None]
-        y = torch.from_numpy(np.stack([h.tissues for h in chosen]).astype(np.int64))
-        with torch.autocast("cpu", torch.bfloat16):
-            out = net(x)
-        adam.zero_grad()
-        # Half of a grid is air: it counts for less, so that thin bones count at all.
-        functional.cross_entropy(out.float(), y, weight=weights).backward()
-        adam.step()
-        fall.step()
-    return net.eval()
 
 
 def prepare(config: CoarseHeadsConfig, output: Path) -> int:
@@ -255,36 +188,22 @@ def prepare(config: CoarseHeadsConfig, output: Path) -> int:
     Raises:
         ConfigError: a pattern matches nothing.
     """
-    maps, heads = _files(config.root, config.labels), _files(config.root, config.heads)
-    drawn = [h for n, path in enumerate(maps) for h in draw_heads(path, config, derive_seed(config.seed, 1, n))]
-    # Tissues are asked for in T1 alone, and learned faster there than in every contrast.
-    shown = [
-        h for n, path in enumerate(maps) for h in draw_heads(path, config, derive_seed(config.seed, 3, n), like_t1=True)
-    ]
-    net = learn_tissues(shown, config.steps, config.seed)
-    plain = [h for n, path in enumerate(heads) for h in real_heads(path, config, derive_seed(config.seed, 2, n))]
-    real = [Head(h.image, net.tissues(h.image)) for h in plain]
+    maps = _files(config.root, config.labels)
     for folder in ("images", "labels"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    lines = ["name\tcontrast"]
-    grid = coarse_grid(config.shape)
-    for contrast, group in (("t1", real), ("drawn", drawn)):
-        for number, head in enumerate(group):
-            name = f"{contrast}{number:04d}"
-            lines.append(f"{name}\t{contrast}")
-            image = Volume((1000 * head.image).round().astype(np.float32)[None], grid, Modality.MR)
-            write_volume(image, output / "images" / f"{name}.nii.gz", dtype=np.int16)
-            label = Volume(head.tissues[None], grid, Modality.LABEL)
-            write_volume(label, output / "labels" / f"{name}.nii.gz", dtype=np.uint8)
+    lines, grid = ["name\tcontrast"], centred_grid(config.shape, (SPACING_MM,) * 3)
+    for stream, contrast in enumerate(("t1", "any")):
+        for place, path in enumerate(maps):
+            own = derive_seed(config.seed, stream, place)
+            for number, head in enumerate(draw_heads(path, config, own, like_t1=contrast == "t1")):
+                name = f"{contrast}-{place:02d}-{number:02d}"
+                lines.append(f"{name}\t{contrast}")
+                image = Volume((1000 * head.image).round().astype(np.float32)[None], grid, Modality.MR)
+                write_volume(image, output / "images" / f"{name}.nii.gz", dtype=np.int16)
+                label = Volume(head.tissues[None], grid, Modality.LABEL)
+                write_volume(label, output / "labels" / f"{name}.nii.gz", dtype=np.uint8)
     atomic_write_text(output / "contrasts.tsv", "\n".join(lines) + "\n")
     return len(lines) - 1
-
-
-def coarse_grid(shape: tuple[int, int, int]) -> Geometry:
-    """4 mm voxels, RAS, centred on world zero."""
-    affine = np.diag([SPACING_MM] * 3 + [1.0])
-    affine[:3, 3] = [-(n - 1) / 2 * SPACING_MM for n in shape]
-    return Geometry(affine, shape)
 
 
 def _files(root: Path, patterns: Sequence[str]) -> list[Path]:
