@@ -17,7 +17,6 @@ from medidiff.models import find_model
 from medidiff.train import DataConfig
 from medidiff.training.volumes import list_files
 
-
 # Settings that name a model: one that ships, or a file.
 _MODELS = frozenset({"model", "encoder", "features"})
 

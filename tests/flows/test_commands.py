@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -170,3 +171,29 @@ def test_a_run_that_is_asked_to_end_ends_and_leaves_nothing_half_done(config: Pa
     assert states_in_prefect(state) in (["CRASHED"], ["CANCELLED"])
     assert not list(tmp_path.rglob(".medidiff-*"))
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) < 40
+
+
+@pytest.mark.slow
+def test_a_served_flow_fires_on_its_schedule(config: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    repository = Path(__file__).parents[2]
+    file = tmp_path / "prefect.yaml"
+    file.write_text(
+        "name: test\ndeployments:\n  - name: each-minute\n"
+        f"    entrypoint: {repository}/flows/reconstruct.py:reconstruct\n"
+        "    parameters: {config: restore}\n    schedules: [{cron: '* * * * *'}]\n"
+        "    concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}\n    work_pool: {name: medidiff}\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "flows.serve", "--file", str(file), "--state", str(state), "--port", str(port)]
+    told = environment() | {"MEDIDIFF_CONFIGS": str(config.parent)}
+    process = subprocess.Popen(command, env=told, cwd=repository)
+    try:
+        until(lambda: (state / "runs").is_dir() and any(run.ended for run in Ledger(state).runs()), process, 600)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0
+    assert [run.status for run in Ledger(state).runs() if run.ended][-1] == "completed"
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 40

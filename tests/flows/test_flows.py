@@ -310,3 +310,21 @@ def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(configs: Path, tm
     nightly(config="night", return_state=True)
     assert calls(state)["synthesize"] == 1
     assert calls(state)["train"] == 0
+
+
+@pytest.mark.slow
+def test_dask_makes_what_threads_make(restore, configs: Path, heads: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("prefect_dask")
+    restore()
+    threads = heaps.tree(tmp_path / "out")
+    text = (configs / "restore.yaml").read_text().replace(f"{tmp_path}/state", f"{tmp_path}/state-dask")
+    text = text.replace(f"{tmp_path}/out", f"{tmp_path}/out-dask") + "runner: {kind: dask, workers: 2}\n"
+    (heads / "broken.nii.gz").write_bytes(b"no volume")
+    (configs / "dask.yaml").write_text(text)
+    assert reconstruct(config="dask", return_state=True).name == "CompletedWithFailures"
+    assert calls(tmp_path / "state-dask") == Counter(reconstruct=3)
+    assert last(tmp_path / "state-dask").failures[0].reason.startswith("[source] is no volume")
+    made = heaps.tree(tmp_path / "out-dask")
+    volumes = [name for name in threads if name.endswith(".nii.gz")]
+    assert volumes
+    assert {name: made[name] for name in volumes} == {name: threads[name] for name in volumes}
