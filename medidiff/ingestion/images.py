@@ -18,9 +18,11 @@ from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
 from medidiff.ingestion.planes import without_text
 from medidiff.ingestion.series import Tools, file_digest
 from medidiff.io import VolumeInfo, probe, read_volume
+from medidiff.io.source import open_source
 from medidiff.privacy.identity import Identity, identity_of
 from medidiff.privacy.policy import CannotClean
 from medidiff.privacy.sidecar import clean_sidecar
+from medidiff.synthetic.marks import nifti_is_edited, nifti_is_marked
 from medidiff.volume import Modality, Volume
 
 _SUFFIX = re.compile(r"(\.nii|\.mgz|\.mgh|\.nrrd|\.img|\.hdr)?(\.gz)?$", re.IGNORECASE)
@@ -117,12 +119,19 @@ def clean_image(place: Place, digest: str, tools: Tools, subject_pattern: str = 
 def _read(place: Place, tools: Tools) -> tuple[VolumeInfo, Volume]:
     path = place.path
     try:
-        info = probe(path)
-        return info, read_volume(path, budget=tools.reading.budget)
+        if not _is_invented(path):
+            return probe(path), read_volume(path, budget=tools.reading.budget)
     except BudgetError as error:
         raise SetApart(lines.OVER_BUDGET, _without_names(error, path)) from error
     except InputError as error:
         raise SetApart(lines.UNUSABLE_IMAGE, _without_names(error, path)) from error
+    # The header is written anew, and nobody would know any more.
+    raise SetApart(lines.NOT_A_REAL_SCAN, "its header says that a generative model drew it, wholly or in part")
+
+
+def _is_invented(path: Path) -> bool:
+    head = open_source(path).head
+    return nifti_is_marked(head) or nifti_is_edited(head)
 
 
 def _without_names(error: Exception, path: Path) -> str:

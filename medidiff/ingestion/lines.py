@@ -28,6 +28,7 @@ DUPLICATE_VOLUME = "duplicate volume"
 SINGLE_SLICE = "single slice"
 OLDER_VERSION = "fuller version present"
 UNUSABLE_IMAGE = "unusable image"
+NOT_A_REAL_SCAN = "marked as synthetic or edited"
 OVER_BUDGET = Reason.OVER_BUDGET.value
 SEVERAL_PATIENTS = "several patients"
 NOT_CLEAN = "cannot be de-identified"

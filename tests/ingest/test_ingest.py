@@ -23,6 +23,7 @@ from medidiff.ingestion.heap import token_of
 from medidiff.io import read_volume
 from medidiff.io.dicom import read_series
 from medidiff.privacy.keys import PrivacyKey
+from medidiff.synthetic.marks import edited_description, nifti_description
 from tests.ingest.heaps import PLAIN, body, nifti, patient, run, series, tree
 from tests.io.dicom_series import TEST_FILES, write_series
 
@@ -141,6 +142,22 @@ def test_a_damaged_copy_does_not_spoil_the_good_one(tmp_path: Path) -> None:
     assert (result.volumes, result.kept) == (1, 12)
     assert sum(result.set_apart.values()) == 12
     assert result.exit_code == 3
+
+
+def test_what_a_model_drew_never_becomes_a_real_scan(tmp_path: Path) -> None:
+    """Ingestion writes headers anew: the mark of an edited or synthetic file would be gone."""
+    source, dataset = tmp_path / "heap", tmp_path / "dataset"
+    source.mkdir()
+    for number, words in enumerate((edited_description("0"), nifti_description("0"), "as acquired")):
+        nifti(source / f"{number}.nii", seed=50 + number)
+        image = nibabel.load(source / f"{number}.nii")
+        image.header["descrip"] = words.encode()
+        name = f"p{number}.nii.gz" if number == 1 else f"p{number}.nii"
+        nibabel.save(image, source / name)
+        (source / f"{number}.nii").unlink()
+    result = run(source, dataset)
+    assert result.volumes == 1
+    assert result.set_apart == {"marked as synthetic or edited": 2}
 
 
 def test_a_mixed_heap_is_accounted_for_to_the_last_file(tmp_path: Path) -> None:
