@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from flows.engine.environment import CONFIGS
-from flows.engine.hidden import clean, keep_back_strangers
+from flows.engine.hidden import clean, keep_back_strangers, places_in
 from flows.engine.lock import held
 from flows.engine.run import Refused, Run, begin
 from flows.engine.steps import StepFailed, stopping
@@ -25,6 +25,9 @@ from medidiff.config import load_config
 from medidiff.errors import ConfigError, MedidiffError
 from medidiff.ledger import Ledger, new_run_id, now
 from medidiff.unattended import NAME, FlowConfig
+
+# What the loader of configurations says that it found.
+_QUOTED = re.compile(r", got .*")
 
 P = TypeVar("P", bound=FlowConfig)
 
@@ -68,8 +71,8 @@ def _run(body: Callable[[Run[P]], None], name: str, schema: type[P], config: str
             run = Run(plan, ledger, begin(name, config, plan, run_id, str(flow_run.id or ""), attempt))
             return _worked(body, run)
     except MedidiffError as error:
-        # Messages of the configuration may quote it; the file's own place is the user's, and told on the terminal.
-        return Failed(message=clean(str(error), ()))
+        # A message about the configuration may quote it; `medidiff config show` tells its owner the whole.
+        return Failed(message=_QUOTED.sub("", clean(str(error), ())))
 
 
 def _worked(body: Callable[[Run[P]], None], run: Run[P]) -> State[Any]:
@@ -83,7 +86,8 @@ def _worked(body: Callable[[Run[P]], None], run: Run[P]) -> State[Any]:
     except StepFailed as failure:
         return run.end_failed(failure.reason, failure.exit_code)
     except MedidiffError as error:
-        return run.end_failed(clean(str(error), ()), error.exit_code)
+        named = places_in(run.plan.model_dump(mode="json"))
+        return run.end_failed(clean(str(error), named, "[path]"), error.exit_code)
     except BaseException as error:
         run.save(status="crashed", message=f"ended by {type(error).__name__}", ended=now())
         run.journal.write("end", status="crashed", message=type(error).__name__)

@@ -8,11 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 # Words of one or two letters in a path would tear holes into every sentence.
 _SHORTEST = 3
+_MOST_NAMES = 100_000
 _PATH = re.compile(r"(?<!\w)(?:[A-Za-z]:)?(?:[\\/][^\s\\/:,;'\")]+)+")
 _OURS = ("prefect", "distributed", "uvicorn", "fastapi")
 _KEPT_BACK = "a message that may name a person was kept back"
@@ -29,6 +33,24 @@ def clean(text: str, sources: Iterable[str | os.PathLike[str]], instead: str = "
     for part in sorted(_parts(sources), key=len, reverse=True):
         text = re.sub(re.escape(part), lambda _: instead, text, flags=re.IGNORECASE)
     return _PATH.sub("[path]", text)
+
+
+def places_in(value: Any) -> Iterator[str]:
+    """Whatever in a configuration may be a path or an address, and what lies directly in such a folder.
+
+    For messages about the configuration as a whole, which may quote any of it.
+    """
+    match value:
+        case dict():
+            for inner in value.values():
+                yield from places_in(inner)
+        case list():
+            for inner in value:
+                yield from places_in(inner)
+        case str() if "/" in value or Path(value).exists():
+            yield value
+            with suppress(OSError):
+                yield from (entry.name for entry in islice(os.scandir(value), _MOST_NAMES))
 
 
 def _parts(sources: Iterable[str | os.PathLike[str]]) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.engine import keys
-from flows.engine.hidden import KeepBack, clean
+from flows.engine.hidden import KeepBack, clean, places_in
 from flows.engine.keys import Fingerprints, code_digest, step_key
 from flows.engine.lock import held
 from flows.engine.results import Output, Result, Results
@@ -274,3 +274,13 @@ def test_every_kind_of_flow_has_a_schema(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("kind: train\n")
     with pytest.raises(ConfigError, match="expected one of flow-ingest"):
         schema_of(tmp_path / "x.yaml")
+
+
+def test_a_message_about_a_configuration_loses_every_place_in_it(tmp_path: Path) -> None:
+    (tmp_path / "Doe Jane").mkdir()
+    (tmp_path / "Doe Jane" / "Anna Muster.nii").touch()
+    plan = {"sites": [{"sources": [str(tmp_path / "Doe Jane")], "name": "ward"}], "retries": 3}
+    text = f"{tmp_path}/Doe Jane: the image Anna Muster has no label map; ward"
+    told = clean(text, places_in(plan), "[path]")
+    assert not [name for name in ("Doe", "Jane", "Anna", "Muster") if name in told]
+    assert told.endswith("has no label map; ward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -14,14 +15,19 @@ from prefect.client.schemas.objects import StateType
 
 import medidiff
 from flows.engine import keys
+from flows.engine.flow import unattended
+from flows.engine.run import Run
+from flows.engine.steps import Made, Order, Work, step
 from flows.ingest import ingest
 from flows.nightly import nightly
 from flows.reconstruct import reconstruct
 from flows.train import train
+from medidiff.errors import InputError
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.ledger import Ledger
 from medidiff.status import status as medidiff_status
+from medidiff.unattended import ReconstructFlow
 from medidiff.volume import Volume
 from tests.flows.told import calls, last
 from tests.ingest import heaps
@@ -328,3 +334,33 @@ def test_dask_makes_what_threads_make(restore, configs: Path, heads: Path, tmp_p
     volumes = [name for name in threads if name.endswith(".nii.gz")]
     assert volumes
     assert {name: made[name] for name in volumes} == {name: threads[name] for name in volumes}
+
+
+@step("flaky")
+def flaky(order: Order, work: Work) -> Made:
+    """Fails twice, in the way that it is told."""
+    tries = order.base / "tries"
+    with tries.open("a") as stream:
+        stream.write("x")
+    if len(tries.read_text()) < 3:
+        raise order.arguments["error"]
+    return Made((tries,))
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "name"),
+    [(OSError(errno.EIO, "Input/output error"), 3, "Completed"), (InputError("no volume"), 1, "Failed")],
+    ids=["passing", "lasting"],
+)
+def test_passing_faults_are_tried_again_and_wrong_inputs_are_not(
+    error: Exception, tries: int, name: str, configs: Path, tmp_path: Path
+) -> None:
+    @unattended("reconstruct", ReconstructFlow)
+    def trying(run: Run[ReconstructFlow]) -> None:
+        run.step(flaky, "0" * 64, tmp_path, {"error": error})
+
+    text = RECONSTRUCT.format(state=tmp_path / "state", source=tmp_path, output=tmp_path, spacing=4)
+    (configs / "try.yaml").write_text(text.replace("retries: 0", "retries: 2\nretry_seconds: 0"))
+    assert trying(config="try", return_state=True).name == name
+    assert len((tmp_path / "tries").read_text()) == tries
+    assert last(tmp_path / "state").status == name.lower()
