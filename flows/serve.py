@@ -80,8 +80,7 @@ def serve(file: Path, state: Path, port: int, every: float) -> None:
     try:
         _await_server(children)
         _make_pool()
-        # What runs is found in this folder, and so is the file that says what is scheduled.
-        subprocess.run([*_PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)], check=True)
+        _deploy(file)
         commands["worker"] = ["worker", "start", "--pool", POOL, "--type", "process"]
         children["worker"] = _start(commands["worker"])
         sys.stdout.write(f"medidiff: serving {', '.join(names)} at {os.environ['PREFECT_API_URL']}\n")
@@ -113,6 +112,13 @@ def deployed(file: Path) -> list[str]:
         raise ConfigError(
             f"{file}: expected deployments, each with parameters: {{config: NAME}} ({type(error).__name__})"
         ) from None
+
+
+def _deploy(file: Path) -> None:
+    """Tell the server what is to run, and when; the code is that of the folder in which this was started."""
+    command = [*_PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    if subprocess.run(command, check=False).returncode:
+        raise ConfigError(f"{file}: Prefect does not take these deployments; what it says is above")
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
