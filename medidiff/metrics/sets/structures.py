@@ -61,7 +61,9 @@ def wasserstein(real: Array, fake: Array, spread: Array) -> Array:
         raise InputError(f"two sets of the same features, got {real.shape} and {fake.shape}")
     columns = [array.reshape(len(array), -1).T for array in (real, fake)]
     found = [wasserstein_distance(r, f) for r, f in zip(*columns, strict=True)]
-    return np.asarray(found).reshape(real.shape[1:]) / np.maximum(spread, 1e-9)
+    # Where real people hardly differ, a thousandth of the size itself is the unit: else rounding would be a distance.
+    unit = np.maximum(spread, 1e-3 * np.abs(real).mean(axis=0))
+    return np.asarray(found).reshape(real.shape[1:]) / np.where(unit > 0, unit, 1.0)
 
 
 def wasserstein_interval(
