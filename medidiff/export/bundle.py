@@ -126,6 +126,7 @@ def inference(info: ModelInfo) -> dict[str, Any]:
                 "model": "@model",
                 "count": "@count",
                 "seed": "@seed",
+                "device": "@device",
             },
             "call": "$lambda name: synthesize(Path(@output_dir) / name, @options)",
         }

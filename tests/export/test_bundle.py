@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medidiff.diffusion.generator import GeneratorSpec, load_generator, save_generator
-from medidiff.diffusion.network import build_network
+from medidiff.diffusion.generator import load_generator
 from medidiff.errors import CheckpointError, OutputError
 from medidiff.export.bundle import GENERATOR, RESTORER, write_bundle
 from medidiff.export.bundled import DenoiserAt, OneLook
@@ -20,7 +19,9 @@ from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.models import FOLDER, shipped_models
 from medidiff.reconstruct import ReconstructOptions, reconstruct
+from medidiff.synthesize import SynthesizeOptions, synthesize
 from medidiff.volume import Volume
+from tests.tiny_generator import SHAPE, write_tiny_generator
 from tests.tiny_model import write_tiny_model
 
 RUNNABLE = [model.name for model in shipped_models() if model.header["format"] in (RESTORER, GENERATOR)]
@@ -138,45 +139,27 @@ def test_one_look_is_the_posterior_mean_for_a_known_task(bundle: Path) -> None:
     assert not torch.equal(both, x[:, :1])
 
 
-def tiny_generator(path: Path) -> Path:
-    spec = GeneratorSpec(
-        shape=(16, 16, 16),
-        spacing_mm=(1, 1, 1),
-        suffix="T1w",
-        intensity_mean=0.3,
-        intensity_std=0.2,
-        extent_mean=(16, 16, 16),
-        extent_covariance=((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-        extent_low=(8, 8, 8),
-    )
-    network = {
-        "kind": "residual_unet",
-        "channels": [8],
-        "blocks": 1,
-        "image": 1,
-        "side": spec.side,
-        "embedding": spec.embedding,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
-        tensors = build_network(**network).state_dict()
-    save_generator(
-        path, network, spec, {f"network.{name}": tensor for name, tensor in tensors.items()}, {"summary": "tiny"}
-    )
-    return path
+def test_a_generators_bundle_denoises_its_channels_and_makes_the_set_of_the_command_line(tmp_path: Path) -> None:
+    from monai.bundle import run, verify_net_in_out
 
-
-def test_a_generators_bundle_denoises_its_channels(tmp_path: Path) -> None:
-    from monai.bundle import verify_net_in_out
-
-    path = tiny_generator(tmp_path / "gen.safetensors")
+    path = write_tiny_generator(tmp_path / "gen.safetensors")
     folder = write_bundle(path, tmp_path / "gen")
     verify_net_in_out(net_id="network_def", device="cpu", **files_of(folder))
-    x = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
     model, _ = load_generator(path)
     with torch.no_grad():
         wanted = model.given(model.conditions([{}, {}]))(x, torch.ones(2))
         assert torch.equal(DenoiserAt(str(path), 1.0)(x), wanted)
+
+    changes: dict[str, Any] = {"device": "cpu", "count": 2, "seed": 5, "options#steps": 2}
+    run(**files_of(folder), output_dir=str(tmp_path / "out"), **changes)
+    options = SynthesizeOptions(model=str(path), count=2, seed=5, steps=2, device="cpu")
+    made = synthesize(tmp_path / "plain", options)
+    assert made.items == 2
+    for kind in ("images", "labels"):
+        found = {file.name: file.read_bytes() for file in (tmp_path / "out" / "synthetic" / kind).glob("*.nii.gz")}
+        assert found == {file.name: file.read_bytes() for file in (tmp_path / "plain" / kind).glob("*.nii.gz")}
+        assert len(found) == 2
 
 
 def test_what_is_in_the_way_is_told(bundle: Path, tmp_path: Path) -> None:
