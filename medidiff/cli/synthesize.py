@@ -25,7 +25,9 @@ def synthesize(
     count: Annotated[int | None, typer.Option(min=1, help="Items in all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same set.")] = None,
     steps: Annotated[int | None, typer.Option(min=2, help="Noise levels: 8 is fast, 18 good, 30 the most.")] = None,
-    solver: Annotated[str | None, typer.Option(help="stochastic, multistep or euler (one evaluation a step), or heun (two).")] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="stochastic, multistep, euler, or heun (two evaluations a step).")
+    ] = None,
     condition: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What every item is to be like; may be repeated.")
     ] = None,
