@@ -248,9 +248,12 @@ def interval(value: float, low: float, high: float) -> Interval:
     return Interval(value, low, high, 40, "item", 0.95)
 
 
-def outcome(name: str, found: Interval, ceiling: float, floors: dict[str, float], people: int = 40) -> Any:
+def outcome(
+    name: str, found: Interval, ceiling: float, floors: dict[str, float], people: int = 40, chance: float = 0.0
+) -> Any:
     known = {floor: {name: value} for floor, value in floors.items()}
-    (metric,) = judged({name: found}, {name: ceiling}, known, people=people, items=40, least=20, rules=RULES)
+    real = interval(ceiling, ceiling - chance, ceiling + chance)
+    (metric,) = judged({name: found}, {name: real}, known, people=people, items=40, least=20, rules=RULES)
     return metric
 
 
@@ -278,6 +281,16 @@ def test_where_bad_sets_score_as_well_as_people_nothing_is_concluded() -> None:
     assert "cannot be judged here" in metric.limit
     assert outcome("up", interval(0.9, 0.9, 0.9), 0.9, {"bad": 0.5}, people=19).outcome is Outcome.INCONCLUSIVE
     assert outcome("up", interval(0.9, 0.9, 0.9), 0.9, {}).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_limit_that_chance_oversteps_among_people_gives_way() -> None:
+    floors = {"bad": 2.0}
+    close = interval(1.15, 1.12, 1.18)
+    assert outcome("down", close, 1.0, floors).outcome is Outcome.FAILED
+    metric = outcome("down", close, 1.0, floors, chance=0.2)
+    assert metric.outcome is Outcome.PASSED
+    assert metric.limit == "at most 1.2: what chance does among real people"
+    assert outcome("down", close, 1.0, floors, chance=1.0).outcome is Outcome.INCONCLUSIVE
 
 
 # --- what is compared

@@ -70,7 +70,7 @@ class Bench:
             found[AGREEMENT] = self._agreement(predicted, self.others.labels, values)
             swapped = np.roll(self.others.labels, 1, axis=0)
             floors[SWAPPED] = {AGREEMENT: self._agreement(predicted, swapped, values).value}
-        ceiling = {name: interval.value for name, interval in found.items()}
+        ceiling = dict(found)
 
         def add(kind: str, severity: int, amount: float, figures: Mapping[str, Interval]) -> None:
             outcomes = dict(self._outcomes(figures, ceiling, floors))
@@ -117,7 +117,7 @@ class Bench:
     def _outcomes(
         self,
         found: Mapping[str, Interval],
-        ceiling: Mapping[str, float],
+        ceiling: Mapping[str, Interval],
         floors: Mapping[str, Mapping[str, float]],
     ) -> Iterator[tuple[str, Outcome]]:
         sizes = {"people": len(self.reference), "items": len(self.others), "least": 20}

@@ -24,7 +24,7 @@ class Ranking:
 
     Args:
         values: Undamaged, then the four amounts.
-        spearman: Of amount and badness; 1 is right.
+        spearman: Of the four amounts and badness; 1 is right.
     """
 
     kind: str
@@ -45,7 +45,7 @@ def rankings(rows: Sequence[Row]) -> Iterator[Ranking]:
             if len(values) == 4 and figure in clean:
                 series = (clean[figure], *(values[severity] for severity in sorted(values)))
                 sign = 1 if _BETTER[figure] == "lower" else -1
-                found = spearmanr(range(5), [sign * value for value in series]).statistic
+                found = spearmanr(range(4), [sign * value for value in series[1:]]).statistic
                 yield Ranking(kind, figure, series, float(found))
 
 

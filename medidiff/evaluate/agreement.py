@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medidiff.data.cohort import People
 from medidiff.evaluate.judgement import COLLAPSE, Rule, judged
 from medidiff.evaluate.options import Resampling
-from medidiff.metrics.intervals import bootstrap
+from medidiff.metrics.intervals import Interval, bootstrap
 from medidiff.metrics.sets import structures
 from medidiff.metrics.utility import SegmenterOptions, dice, train_segmenter
 from medidiff.synthetic.reports import Family, Metric
@@ -73,8 +73,8 @@ def agreement_metrics(
         ),
     }
     ceiling = {
-        AGREEMENT: float(_dice(real, reference.labels, values).mean()),
-        SEGMENTED: float(structures.wasserstein(real_shapes, known_shapes, spread).mean()),
+        AGREEMENT: _exactly(float(_dice(real, reference.labels, values).mean())),
+        SEGMENTED: _exactly(float(structures.wasserstein(real_shapes, known_shapes, spread).mean())),
     }
     one = np.repeat(known_shapes[:1], len(known_shapes), axis=0)
     floors = {
@@ -82,6 +82,11 @@ def agreement_metrics(
         COLLAPSE: {SEGMENTED: float(structures.wasserstein(real_shapes, one, spread).mean())},
     }
     yield from judged(found, ceiling, floors, people=len(reference), items=len(items), least=least, rules=RULES)
+
+
+def _exactly(value: float) -> Interval:
+    """Without an interval: what chance does sets no limit here."""
+    return Interval(value, value, value, 0, "person", 0.95)
 
 
 def _dice(predicted: Array, labels: Array, values: tuple[int, ...]) -> Array:

@@ -38,14 +38,15 @@ class Rule:
     note: str = ""
 
 
-# A squared distance grows with the square of the damage: a tenth of a floor's is a third of its damage.
-_SQUARED, _HALFWAY = 0.1, 0.5
+# KID's kernel is a cube of a product: where sets lie far apart it grows with the sixth power of how far, so that half
+# the damage is (1/2)^6 of the figure.
+_HALF_THE_DAMAGE, _HALFWAY = 1 / 64, 0.5
 RULES: dict[str, Rule] = {
     panel.KID: Rule(
         Family.FIDELITY,
         "lower",
         _LOOKS,
-        _SQUARED,
+        _HALF_THE_DAMAGE,
         "Unbiased: real people against real people lie about 0, on both sides.",
     ),
     panel.MMD: Rule(Family.FIDELITY, "lower", _LOOKS, note="Unbiased, as KID is."),
@@ -99,7 +100,7 @@ RULES: dict[str, Rule] = {
 
 def judged(
     found: Figures,
-    ceiling: Mapping[str, float],
+    ceiling: Figures,
     floors: Mapping[str, Mapping[str, float]],
     *,
     people: int,
@@ -135,7 +136,7 @@ def judged(
             unit="patients" if interval.unit == "person" else "items",
             interval=None if interval.low == interval.high == interval.value else (interval.low, interval.high),
             level=interval.level,
-            ceiling=ceiling.get(name),
+            ceiling=ceiling[name].value if name in ceiling else None,
             floors=known,
             limit=words,
             better=rule.better,
@@ -144,18 +145,26 @@ def judged(
         )
 
 
-def _limit(rule: Rule, ceiling: float | None, floors: Sequence[float]) -> tuple[float | None, str]:
-    """The limit and its words; None where there is nothing to set it by, or the figure cannot see what it should."""
+def _limit(rule: Rule, ceiling: Interval | None, floors: Sequence[float]) -> tuple[float | None, str]:
+    """The limit and its words; None where there is nothing to set it by, or the figure cannot see what it should.
+
+    A limit that chance alone oversteps among real people is no limit: then the end of their interval stands for it.
+    """
     if rule.share is None:
         return None, ""
     if ceiling is None or not floors:
         return None, "no ceiling or floor to judge it by"
-    nearest = min(floors) if rule.better == "lower" else max(floors)
-    if (nearest <= ceiling) if rule.better == "lower" else (nearest >= ceiling):
+    lower = rule.better == "lower"
+    nearest = min(floors) if lower else max(floors)
+    chance = ceiling.high if lower else ceiling.low
+    if (nearest <= chance) if lower else (nearest >= chance):
         return None, "cannot be judged here: a set that was spoiled on purpose scores as well as real people"
-    limit = ceiling + rule.share * (nearest - ceiling)
-    way = "at most" if rule.better == "lower" else "at least"
-    place = "halfway" if rule.share == _HALFWAY else f"{rule.share:.0%} of the way"
+    between = ceiling.value + rule.share * (nearest - ceiling.value)
+    limit = max(between, chance) if lower else min(between, chance)
+    way = "at most" if lower else "at least"
+    if limit != between:
+        return limit, f"{way} {limit:.3g}: what chance does among real people"
+    place = "halfway" if rule.share == _HALFWAY else f"{rule.share:.2g} of the way"
     return limit, f"{way} {limit:.3g}: {place} from real people to the mildest known-bad set"
 
 

@@ -28,6 +28,7 @@ from medidiff.evaluate.options import EvaluateOptions, EvaluateResult, Resamplin
 from medidiff.evaluate.sides import Eye, floors_of, framed, read_set, spread_over
 from medidiff.evaluate.usefulness import trainings, utility_metrics
 from medidiff.metrics.features import load_encoder
+from medidiff.metrics.intervals import Interval
 from medidiff.metrics.sets import panel
 from medidiff.metrics.sets.panel import Panel, Sample
 from medidiff.metrics.sets.typicality import authenticity
@@ -135,7 +136,7 @@ def _values(real: _Real, items: People) -> tuple[int, ...]:
 
 def _compared(
     eye: Eye, items: People, real: _Real, options: EvaluateOptions, tell: Callable[[str], None]
-) -> tuple[Figures, Mapping[str, float], Mapping[str, Mapping[str, float]]]:
+) -> tuple[Figures, Figures, Mapping[str, Mapping[str, float]]]:
     """Figures of the set, the same of real people, and of spoiled sets, all at the same n."""
     tell("looking at real people")
     everybody = eye.see(real.ceiling.images, real.ceiling.labels)
@@ -153,9 +154,10 @@ def _compared(
     same = Sample(
         everybody.features[chosen], everybody.likeness, None if everybody.shapes is None else everybody.shapes[chosen]
     )
-    ceiling = {name: interval.value for name, interval in few.figures(same).items()}
+    ceiling = few.figures(same)
     if training is not None:
-        ceiling[panel.AUTHENTICITY] = float(authenticity(training, reference.features).mean())
+        new = float(authenticity(training, reference.features).mean())
+        ceiling[panel.AUTHENTICITY] = Interval(new, new, new, len(reference), "person", options.level)
     labels = None if real.ceiling.labels is None else real.ceiling.labels[chosen]
     spoiled = floors_of(eye, real.ceiling.images[chosen], labels, same, options.seed, tell)
     floors = {name: {key: one.value for key, one in few.figures(spoilt).items()} for name, spoilt in spoiled.items()}
