@@ -10,6 +10,7 @@ from pydantic import Field
 
 from benchmarks.capacity.simulate import Passage, Station, simulate
 from medidiff.config import Config
+from medidiff.errors import ConfigError
 
 Stage = Literal["ingest", "reconstruct", "synthesize", "audit", "release"]
 
@@ -31,6 +32,17 @@ class Figures(Config):
     read_mb: float = Field(gt=0)
     kept_mb: float = Field(gt=0)
     tasks_per_second: float = Field(gt=0)
+
+    def on_core(self, stages: Sequence[Stage]) -> float:
+        """Core-seconds of a volume that goes through these stages.
+
+        Raises:
+            ConfigError: what one of them costs is not known.
+        """
+        unknown = [stage for stage in stages if stage not in self.core_seconds]
+        if unknown:
+            raise ConfigError(f"core_seconds: no figure for {', '.join(unknown)}: measure it, or leave the stage out")
+        return sum(self.core_seconds[stage] for stage in stages)
 
 
 class Site(Config):
@@ -83,7 +95,7 @@ def stations_of(site: Site, figures: Figures) -> list[Station]:
     Stages that share the cores are one station: a core does all of them, one volume after the other.
     """
     on_gpu = [stage for stage in site.stages if site.gpus and stage in figures.gpu_seconds]
-    cores = sum(figures.core_seconds[stage] for stage in site.stages if stage not in on_gpu)
+    cores = figures.on_core([stage for stage in site.stages if stage not in on_gpu])
     line = [
         Station("store, reading", 1, figures.read_mb / site.store_mb_per_second),
         Station("database", 1, len(site.stages) / figures.tasks_per_second),
@@ -104,7 +116,7 @@ def answer(site: Site, figures: Figures, *, simulated: int | None = None, seed: 
     passage: Passage = simulate(stations_of(site, figures), count, seed=seed)
     scale = site.volumes / count
     on_gpu = [stage for stage in site.stages if site.gpus and stage in figures.gpu_seconds]
-    core_hours = site.volumes * sum(figures.core_seconds[s] for s in site.stages if s not in on_gpu) / 3600
+    core_hours = site.volumes * figures.on_core([s for s in site.stages if s not in on_gpu]) / 3600
     gpu_hours = site.volumes * sum(figures.gpu_seconds[s] for s in on_gpu) / 3600
     stored = site.volumes * figures.kept_mb / 1000
     return Answer(

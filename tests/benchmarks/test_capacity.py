@@ -10,6 +10,7 @@ import pytest
 from benchmarks.capacity.measure import Measurement
 from benchmarks.capacity.plan import Figures, Site, answer, stations_of, sweep
 from benchmarks.capacity.simulate import Station, simulate
+from medidiff.errors import ConfigError
 
 FIGURES = Figures(
     core_seconds={"ingest": 8.0, "reconstruct": 10.0, "synthesize": 5.0, "audit": 1.0, "release": 0.2},
@@ -80,6 +81,12 @@ def test_what_a_gpu_does_no_core_does() -> None:
     assert line["cores"].seconds == pytest.approx(8)
     assert line["GPUs"] == Station("GPUs", 2, 0.5)
     assert "GPUs" not in {station.name for station in stations_of(Site(gpus=0), FIGURES)}
+
+
+def test_a_stage_without_a_figure_is_refused() -> None:
+    unknown = FIGURES.model_copy(update={"core_seconds": {"ingest": 8.0}})
+    with pytest.raises(ConfigError, match="no figure for reconstruct"):
+        answer(Site(volumes=10), unknown)
 
 
 def test_the_interval_is_students() -> None:
