@@ -27,7 +27,7 @@ from medidiff.config import load_config
 from medidiff.errors import EXIT_FAILURE, EXIT_OK, ConfigError, MedidiffError
 
 POOL = "medidiff"
-_START_SECONDS = 180.0
+_START_SECONDS = 900.0
 _RECONCILE_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 

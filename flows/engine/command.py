@@ -83,7 +83,10 @@ def _run_once(flow: str, config: str, ledger: Ledger, *, quiet: bool) -> int:
     from flows.engine.steps import stopping
 
     module = importlib.import_module(f"flows.{flow}")
-    reconcile([ledger])
+    try:
+        reconcile([ledger])  # the first to need the server
+    except RuntimeError as error:
+        raise MedidiffError("Prefect's embedded server did not start; is the machine overloaded?") from error
     try:
         state = getattr(module, flow)(config=config, return_state=True)
     except KeyboardInterrupt:
