@@ -15,7 +15,7 @@ _ALWAYS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 _UNLESS_SET = {
-    # Starting takes 15 s of processor time: more than Prefect's limit of 20 s on two busy cores, minutes on crowded ones.
+    # Starting takes 15 s of processor time: over Prefect's limit of 20 s on two busy cores, minutes on crowded ones.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "900",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # Another process may hold SQLite's one write lock for some seconds: wait for it, then try again.
