@@ -356,6 +356,9 @@ def test_trainings_that_were_done_are_not_done_again(
     assert sum(what.startswith("training on") for what in told) == 2 * len(ARMS)
     rows = sorted((tmp_path / "work").glob("*.json"))
     assert len(rows) == 2 * len(ARMS)
+    table = (tmp_path / "work" / "utility.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * len(ARMS) * COUNT
+    assert all(len(line.split(",")) == 4 for line in table)
     stamps = [row.stat().st_mtime_ns for row in rows]
     rows[0].write_text("{}")  # what a kill could leave is done again
     second = evaluate(copy, wanted, work=tmp_path / "work")

@@ -26,7 +26,7 @@ from medidiff.evaluate.agreement import agreement_metrics
 from medidiff.evaluate.judgement import COPIES, ERODED, Figures, judged
 from medidiff.evaluate.options import EvaluateOptions, EvaluateResult, Resampling
 from medidiff.evaluate.sides import Eye, floors_of, framed, read_set, spread_over
-from medidiff.evaluate.usefulness import trainings, utility_metrics
+from medidiff.evaluate.usefulness import trainings, utility_metrics, write_rows
 from medidiff.metrics.features import load_encoder
 from medidiff.metrics.intervals import Interval
 from medidiff.metrics.sets import panel
@@ -186,6 +186,8 @@ def _learned(
         framed_items, real.training, real.reference, options.utility.segmenter, resampling, options.least
     )
     found = list(trainings(framed_items, real.training, real.reference, options.utility, work, tell))
+    if work is not None:
+        write_rows(found, work / "utility.csv")
     yield from utility_metrics(found, len(real.training), len(items), options.utility.share, resampling)
 
 

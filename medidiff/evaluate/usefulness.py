@@ -17,7 +17,7 @@ from medidiff.data.cohort import People
 from medidiff.errors import InputError
 from medidiff.evaluate.options import Resampling, UtilityOptions
 from medidiff.evaluate.sides import spread_over
-from medidiff.io.atomic import atomic_write_json
+from medidiff.io.atomic import atomic_write_json, atomic_write_text
 from medidiff.metrics.intervals import Interval
 from medidiff.metrics.utility import train_segmenter
 from medidiff.rng import derive_seed
@@ -108,6 +108,18 @@ def _read(place: Path | None) -> _Row | None:
         return _Row.model_validate(json.loads(place.read_bytes()))
     except ValueError:
         return None
+
+
+def write_rows(found: Sequence[Trained], path: Path) -> None:
+    """A CSV with a row for each arm, seed and person tested on (by number, never by name)."""
+    lines = ["arm,seed,person,dice"]
+    lines += [
+        f"{one.arm.replace(',', ' and')},{one.seed},{person},{value:.6f}"
+        for one in found
+        for person, value in enumerate(one.dice)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, "\n".join(lines) + "\n")
 
 
 def table(found: Sequence[Trained], arm: str) -> Array:

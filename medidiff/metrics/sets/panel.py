@@ -108,7 +108,8 @@ class Panel:
 
     def _curve(self, curve: Array, unit: str) -> Interval:
         def value(sums: Array) -> Array:
-            return np.asarray(1 - 2 * np.abs(sums / len(curve) - typicality.LEVELS).mean(axis=-1))
+            off = np.abs(sums / len(curve) - typicality.LEVELS).mean(axis=-1)
+            return np.maximum(1 - 2 * off, 0)  # rounding alone goes below
 
         return self._bootstrap(curve, value, unit)
 

@@ -50,7 +50,7 @@ def integrated(curve: Array, levels: Array = LEVELS) -> float:
 
     The mean over equally spaced levels stands for the integral over alpha.
     """
-    return float(1 - 2 * np.abs(curve.mean(axis=0) - levels).mean())
+    return max(0.0, float(1 - 2 * np.abs(curve.mean(axis=0) - levels).mean()))  # rounding alone goes below
 
 
 def authenticity(training: Array, fake: Array) -> Array:
