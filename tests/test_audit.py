@@ -66,9 +66,10 @@ def folk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(folk: Path, **rest: object) -> AuditOptions:
-    places = {"images": folk / "images", "labels": folk / "labels"}
+    """Without label maps; what is learned of the people is kept for the next test."""
+    places = {"images": folk / "images"}
     known = {"training": {**places, "first": TRAINED}, "held_out": {**places, "last": OTHERS}, "encoder": None}
-    return AuditOptions.model_validate(known | {"pictures": 3} | rest)
+    return AuditOptions.model_validate(known | {"pictures": 3, "work": folk / "work"} | rest)
 
 
 def make_set(folder: Path, folk: Path, images: np.ndarray, **plan: object) -> SyntheticSet:
@@ -103,7 +104,9 @@ def test_an_honest_set_passes_and_its_report_opens_the_gate(
     assert {neighbour.item for neighbour in report.neighbours} == {item.id for item in made.items}
     assert sum(neighbour.nearest_png is not None for neighbour in report.neighbours) == 3
     assert not [reason for reason in judge(made.folder).reasons if reason.startswith("privacy.json")]
-    assert not list(made.folder.parent.glob(".*.medidiff-audit/*")), "what was half done is gone"
+    assert {path.name for path in made.folder.parent.iterdir()} == {"honest"}
+    kept = [path.name for path in (folk / "work").iterdir()]
+    assert all(name.startswith("people-") for name in kept), "what was half done of the set is gone"
 
 
 def test_no_report_names_anybody_or_calls_the_data_by_the_forbidden_word(
@@ -198,31 +201,39 @@ class Killed(Exception):
 
 
 def test_an_audit_that_was_killed_goes_on(folk: Path, tmp_path: Path) -> None:
-    made = make_set(tmp_path / "made", folk, textures(ITEMS, 1))
-    chosen = options(folk, work=tmp_path / "work", pictures=0)
-    told: list[str] = []
+    made = make_set(tmp_path / "made", folk, textures(ITEMS + 4, 1))
+    chosen = options(folk, pictures=0)
 
     def kill(done: int, total: int, what: str) -> None:
-        told.append(what)
-        if what.startswith("comparing items"):
+        if what == "comparing items with people, 20 of 24 done":
             raise Killed
 
     with pytest.raises(Killed):
         audit(made.folder, chosen, kill)
-    kept = sorted((tmp_path / "work").rglob("people-*.npz"))
-    assert kept
-    before = {path: path.stat().st_mtime_ns for path in kept}
-    kept[0].write_bytes(kept[0].read_bytes()[:100])  # torn, as no atomic write leaves it; made again
-    again: list[dict[Path, int]] = []
+    kept = list((folk / "work").rglob("items-000000.npz"))
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    seen: list[int] = []
 
     def watch(done: int, total: int, what: str) -> None:
-        again.append({path: path.stat().st_mtime_ns for path in kept[1:] if path.exists()})
+        seen.extend(path.stat().st_mtime_ns for path in kept if path.exists())
 
     result = audit(made.folder, chosen, watch)
-    assert again[4] == {path: before[path] for path in kept[1:]}, "nothing is done twice"
-    plain = audit(made.folder, options(folk, pictures=0))
-    assert [metric.value for metric in result.metrics] == pytest.approx([metric.value for metric in plain.metrics])
-    assert not list((tmp_path / "work").rglob("*.npz"))
+    assert set(seen) == {before}, "nothing is done twice"
+    assert not kept[0].exists()
+    kept_people = next((folk / "work").rglob("people-*/*.npz"))
+    kept_people.write_bytes(kept_people.read_bytes()[:100])  # torn, as no atomic write leaves it: made again
+    again = audit(made.folder, chosen)
+    assert [metric.value for metric in again.metrics] == [metric.value for metric in result.metrics]
+
+
+def test_copied_label_maps_are_sought_too(folk: Path, tmp_path: Path) -> None:
+    items = textures(ITEMS, 1)
+    made = make_set(tmp_path / "made", folk, items)
+    places = {"images": folk / "images", "labels": folk / "labels"}
+    cohorts = {"training": {**places, "first": TRAINED}, "held_out": {**places, "last": OTHERS}}
+    result = audit(made.folder, options(folk, pictures=0, **cohorts))
+    assert "copies (label maps)" in {metric.name for metric in result.metrics}
 
 
 @pytest.fixture(scope="module")

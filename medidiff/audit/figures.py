@@ -14,13 +14,18 @@ from medidiff.synthetic.reports import Family, Metric, Outcome
 # An attacker who is nearly sure of a few people harms them, whatever the average says.
 LOW_RATE = 0.01
 FEWEST_ITEMS = 20
+# A space in which fewer exact copies than this would be found judges nothing.
+LEAST_POWER = 0.95
 
 
 def copies_figure(copies: Copies) -> Metric:
     """How many items count as copies of somebody: one is too many."""
     n, found = len(copies.found), int(copies.found.sum())
     enough = copies.limit.settled and n >= FEWEST_ITEMS
-    word: Word = "failed" if found else "passed" if enough else "inconclusive"
+    # Where even an exact copy need not stand out, finding none says nothing: other spaces judge, and the image must.
+    sees = copies.power >= LEAST_POWER
+    word: Word = "failed" if found else "passed" if enough and sees else "inconclusive"
+    told_only = not (found or sees or copies.space == "image")
     return Metric(
         name=f"copies ({copies.space})",
         family=Family.MEMORISATION,
@@ -29,15 +34,16 @@ def copies_figure(copies: Copies) -> Metric:
         unit="items",
         interval=share(found, n) if n else None,
         limit=(
-            f"none beyond what chance reaches in one honest set of {100 * FALSE_ALARM:.0f} per hundred; "
+            f"none beyond what chance reaches in {100 * FALSE_ALARM:.0f} of 100 honest sets; "
             f"{FEWEST_FOR_A_LIMIT} training people and {FEWEST_ITEMS} items or more"
         ),
         better="lower",
-        outcome=Outcome(word),
+        outcome=None if told_only else Outcome(word),
         note=(
             f"{found} of {n} items stand out more than {copies.limit.value:.3f}, learned from {copies.limit.people} "
             f"training people sought among the others. Of {copies.others} real scans of people who were not trained "
-            f"on, {copies.false_alarms} would have been taken for copies."
+            f"on, {copies.false_alarms} would have been taken for copies; of exact copies of training people "
+            f"{copies.power:.0%} would be found."
         ),
     )
 

@@ -26,7 +26,8 @@ class AuditOptions(Config):
         draws: Noise drawn so many times at each.
         pictures: So many of the nearest pairs are shown, on the page that stays in the house.
         seed: Of everything drawn.
-        work: Folder for what is half done; beside the set if None. It is removed at the end.
+        work: Folder for what is half done; beside the set, and removed at the end, if None. In a folder that is named,
+            what was learned of the people stays for the next audit with the same people.
     """
 
     kind: Literal["audit"] = "audit"

@@ -74,6 +74,7 @@ class _Work:
     members: list[int]
     non_members: list[int]
     store: Store
+    people_store: Store
     tell: OnProgress
     images: Array
     labels: Array | None
@@ -122,6 +123,8 @@ def audit(folder: str | os.PathLike[str], options: AuditOptions, on_progress: On
     )
     path = write_report(report, synthetic.folder)
     work.store.clear()
+    if options.work is None:
+        Store(work.store.folder.parent).clear()
     found = np.any([entry.found for entry in copies], axis=0)
     return AuditResult(
         report.verdict,
@@ -156,11 +159,16 @@ def _prepare(synthetic: SyntheticSet, options: AuditOptions, tell: OnProgress) -
     images = np.stack([onto(image, shape) for image, _ in read]).astype(np.float32)
     maps = [label for _, label in read if label is not None]
     labels = np.stack([onto(m, shape, constant=True) for m in maps]) if len(maps) == len(read) else None
-    key = hashlib.sha256(f"{synthetic.sha256} {config_digest(options)} {__version__}".encode()).hexdigest()[:16]
     place = options.work or synthetic.folder.parent / f".{synthetic.folder.name}.medidiff-audit"
+    store = Store(place / _key(synthetic.sha256, config_digest(options)))
+    people_store = Store(place / f"people-{_key(digest, split_sha256(others), str(shape))}")
     members = list(range(len(trained)))
     non_members = list(range(len(trained), len(trained) + len(others)))
-    return _Work(synthetic, options, who, members, non_members, Store(place / key), tell, images, labels)
+    return _Work(synthetic, options, who, members, non_members, store, people_store, tell, images, labels)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256(" ".join((*parts, __version__)).encode()).hexdigest()[:16]
 
 
 def _check_people(trained: Sequence[str], others: Sequence[str]) -> None:
@@ -214,7 +222,7 @@ def _image_space(work: _Work) -> tuple[Space, Searched]:
     real = []
     for who, search in search_people(gallery, work.volumes, work.members, work.non_members):
         work.tell(1, _STEPS, f"comparing people with one another, {len(real) * PIECE} of {len(gallery)} done")
-        real.append(_unpacked(work.store.arrays(f"people-{who[0]:06d}", partial(_packed, search))))
+        real.append(_unpacked(work.people_store.arrays(f"{who[0]:06d}", partial(_packed, search))))
     items = []
     groups = (work.members, work.non_members)
     for start in range(0, len(work.images), PIECE):

@@ -22,7 +22,7 @@ def textures(count: int, seed: int, shape: tuple[int, int, int] = SHAPE) -> NDAr
             weight * _unit(ndimage.gaussian_filter(rng.normal(size=shape), width))
             for width, weight in ((0.8, 0.1), (1.6, 0.2), (3.0, 0.2))
         )
-        found.append(1 + common + own)
+        found.append(4 + common + own)
     return np.stack(found).astype(np.float32)
 
 

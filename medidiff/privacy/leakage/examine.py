@@ -40,6 +40,7 @@ class Space:
         nearest: The training person nearest to each item, shape (items,).
         statistic: How each item stands out, shape (items,): a lead, or a likeness.
         chance: The same of each training person among those of other parts of the list, shape (members,).
+        exact: What an exact copy of each training person would have, shape (members,).
         outside: The same of each other person among the training people, shape (non-members,): real scans, no copies.
     """
 
@@ -49,6 +50,7 @@ class Space:
     nearest: Array
     statistic: Array
     chance: Array
+    exact: Array
     outside: Array
 
 
@@ -62,6 +64,7 @@ class Copies:
         found: Whether each item does, shape (items,).
         false_alarms: How many of the people who were not trained on would: real scans, and no copies.
         others: Of how many.
+        power: Share of exact copies of training people that would be found.
     """
 
     space: str
@@ -69,6 +72,7 @@ class Copies:
     found: Array
     false_alarms: int
     others: int
+    power: float
 
 
 def search_people(
@@ -93,6 +97,7 @@ def image_space(people: Searched, items: Searched, members: Sequence[int], non_m
         items: Items, the training people as the first group.
     """
     leads = np.array([match.lead for match in people.matches[0]])
+    next_ones = np.array([match.likeness - match.lead for match in people.matches[0]])
     found = items.matches[0]
     return Space(
         "image",
@@ -101,6 +106,7 @@ def image_space(people: Searched, items: Searched, members: Sequence[int], non_m
         np.array([match.person for match in found]),
         np.array([match.lead for match in found]),
         leads[list(members)],
+        1 - next_ones[list(members)],
         leads[list(non_members)],
     )
 
@@ -118,14 +124,18 @@ def plain_space(
 
     nearest, own = statistic(items, members)
     chance = np.concatenate([statistic(itself[part], among)[1] for part, among in apart(members)])
-    return Space(name, items, itself, nearest, own, chance, statistic(itself[list(non_members)], members)[1])
+    exact = itself[list(members)].copy()
+    exact[np.arange(len(members)), list(members)] = 1
+    outside = statistic(itself[list(non_members)], members)[1]
+    return Space(name, items, itself, nearest, own, chance, statistic(exact, members)[1], outside)
 
 
 def judge_copies(space: Space) -> Copies:
     """Items that stand out further than chance ever does."""
     limit = fit_limit(space.chance, len(space.statistic))
     alarms = int((space.outside > limit.value).sum())
-    return Copies(space.name, limit, space.statistic > limit.value, alarms, len(space.outside))
+    power = float((space.exact > limit.value).mean())
+    return Copies(space.name, limit, space.statistic > limit.value, alarms, len(space.outside), power)
 
 
 def set_level(space: Space, members: Sequence[int], non_members: Sequence[int], *, seed: int) -> Estimate:
