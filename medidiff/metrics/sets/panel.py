@@ -109,7 +109,7 @@ class Panel:
     def _curve(self, curve: Array, unit: str) -> Interval:
         def value(sums: Array) -> Array:
             off = np.abs(sums / len(curve) - typicality.LEVELS).mean(axis=-1)
-            return np.maximum(1 - 2 * off, 0)  # rounding alone goes below
+            return np.asarray(np.maximum(1 - 2 * off, 0))  # rounding alone goes below
 
         return self._bootstrap(curve, value, unit)
 
