@@ -69,7 +69,10 @@ class Contestant(ABC):
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 where the processor multiplies it; elsewhere it would be many times slower."""
+    """bfloat16 where the processor multiplies it; elsewhere it would be many times slower.
+
+    On grids much smaller than the benchmark's, torch 2.13 gave gradients of strided convolutions that are no numbers.
+    """
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 

@@ -14,13 +14,13 @@ from benchmarks.generators.scoring import Principal, in_space, likeness
 from benchmarks.generators.summary import MEAN, REAL, write_figures, write_table
 from medidiff.data.procedural import Procedural, procedural_people
 
-SMALL = (16, 32, 16)
+# All on the benchmark's own grid: on much smaller ones this torch's bfloat16 gradients are no numbers.
 SETTINGS = {"lr": 1e-3, "critic_lr": 1.0, "critic_steps": 1, "kl": 0.1}
 
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.from_numpy(procedural_people(Procedural(kind="procedural", count=12), SMALL).images)
+    return torch.from_numpy(procedural_people(Procedural(kind="procedural", count=12), SHAPE).images)
 
 
 def test_parameters_are_equal_within_a_fifth(images: torch.Tensor) -> None:
@@ -32,7 +32,7 @@ def test_parameters_are_equal_within_a_fifth(images: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", CONTESTANTS)
 def test_a_run_learns_for_its_seconds_draws_and_comes_back(name: str, images: torch.Tensor, tmp_path: Path) -> None:
     done = run(name, SETTINGS, images, 0.3, 3, 0)
-    assert done.images.shape == (3, 1, *SMALL)
+    assert done.images.shape == (3, 1, *SHAPE)
     assert torch.isfinite(done.images).all()
     assert done.curve.steps >= 1
     assert 0.3 <= done.curve.seconds < 5
@@ -47,7 +47,7 @@ def test_the_mean_person_is_where_decoders_begin(images: torch.Tensor) -> None:
     """Before training, GAN and VAE draw the mean image, give or take: no time is lost on it."""
     scale = Scale.of(images)
     for name in ("WGAN-GP", "VAE"):
-        fresh = CONTESTANTS[name](SETTINGS, scale, SMALL, 0)
+        fresh = CONTESTANTS[name](SETTINGS, scale, SHAPE, 0)
         drawn = scale.physical(fresh.draw(4, [torch.Generator().manual_seed(n) for n in range(4)]))
         error = float((drawn.mean(0) - images.mean(0)).abs().mean())
         assert error < 0.5 * float((images.mean() - images.mean(0)).abs().mean() + images.std())
@@ -67,7 +67,7 @@ def test_scores_tell_people_from_noise_and_from_one_person(images: torch.Tensor)
     copies = np.repeat(others[:1], 30, axis=0) + 1e-3 * noise
     good, bad, one = (in_space(space, real, fake) for fake in (others, noise, copies))
     assert good["mmd"] < min(bad["mmd"], one["mmd"])
-    assert good["coverage"] > one["coverage"]
+    assert good["recall"] > one["recall"]
     assert likeness(copies[:6]) > likeness(others[:6])
 
 

@@ -190,7 +190,7 @@ def test_the_noise_has_the_length_that_was_planned(trainer: PrivateTrainer) -> N
     for step in range(30):
         optimizer.zero_grad()
         optimizer.finish(step)
-        steps += [p.grad.flatten() for p in trainer.parameters if p.grad is not None]
+        steps += [p.grad.flatten().clone() for p in trainer.parameters if p.grad is not None]
     got = torch.cat(steps)
     config = trainer.budget.config
     wanted = trainer.budget.noise_multiplier * config.clip / (config.sampling * PEOPLE)
