@@ -134,7 +134,7 @@ def test_one_copy_fails_the_set_and_is_shown_first(copied: tuple[SyntheticSet, A
     assert result.verdict is Outcome.FAILED
     assert "s007" in result.copies
     first = read_report(PrivacyReport, made.folder).neighbours[0]
-    assert (first.item, first.under) == ("s007", "flipped along i, j")
+    assert (first.item, first.under) == ("s007", "flipped left to right and front to back")
     assert first.limit is not None
     assert first.held_out is not None
     assert first.distance < first.limit < first.held_out

@@ -219,9 +219,10 @@ def _spaces(work: _Work) -> tuple[list[Space], Searched]:
 def _image_space(work: _Work) -> tuple[Space, Searched]:
     """Copies in the image: everybody among the training people first, which is what chance does; then the items."""
     gallery = Gallery(work.volumes)
-    real = []
+    real: list[Searched] = []
     for who, search in search_people(gallery, work.volumes, work.members, work.non_members):
-        work.tell(1, _STEPS, f"comparing people with one another, {len(real) * PIECE} of {len(gallery)} done")
+        done = sum(len(part.coarse) for part in real)
+        work.tell(1, _STEPS, f"comparing people with one another, {done} of {len(gallery)} done")
         real.append(_unpacked(work.people_store.arrays(f"{who[0]:06d}", partial(_packed, search))))
     items = []
     groups = (work.members, work.non_members)
@@ -390,7 +391,7 @@ def _words(synthetic: SyntheticSet) -> list[str]:
         counts[combination(item)] = counts.get(combination(item), 0) + 1
     rarest = min(counts.values())
     return [
-        f"Metadata: {len(counts)} combinations of quasi-identifiers; {rarest} items share the rarest ({K} are needed).",
+        f"Metadata: quasi-identifiers combine in {len(counts)} ways; {rarest} items share the rarest ({K} are needed).",
         _DISTANCE,
         "A scan stands for a person. If somebody is in the data twice, figures are a little too sure.",
         "Evidence, not proof: attacks that were not tried may find more.",

@@ -57,7 +57,7 @@ def test_a_flip_and_an_inversion_are_named() -> None:
     flipped, inverted = Gallery(volumes).search(turned).matches[0]
     assert (flipped.person, flipped.flips, flipped.inverted) == (2, (True, False, True), False)
     assert (inverted.person, inverted.inverted) == (4, True)
-    assert flipped.under == "flipped along i, k"
+    assert flipped.under == "flipped left to right and top to bottom"
     assert inverted.under == "contrast inverted"
     assert flipped.likeness == pytest.approx(1, abs=1e-3)
 

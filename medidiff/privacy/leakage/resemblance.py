@@ -65,8 +65,10 @@ class Match:
     @property
     def under(self) -> str:
         """The transformation in words."""
-        names = [name for name, is_flipped in zip(("i", "j", "k"), self.flips, strict=True) if is_flipped]
-        told = [f"flipped along {', '.join(names)}"] if names else []
+        # Axes of a gallery lie along right, anterior, superior.
+        directions = ("left to right", "front to back", "top to bottom")
+        names = [name for name, is_flipped in zip(directions, self.flips, strict=True) if is_flipped]
+        told = [f"flipped {' and '.join(names)}"] if names else []
         return ", ".join(told + (["contrast inverted"] if self.inverted else [])) or "as it is"
 
 
