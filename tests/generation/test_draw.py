@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from medidiff.diffusion.generator import GenerativeModel
+from medidiff.diffusion.generator import GenerativeModel, load_generator
 from medidiff.errors import ConfigError
 from medidiff.generation.draw import Request, Sampling, decode, draw, draw_extent, level_of
+from medidiff.models import find_model
 from medidiff.volume import Modality
 from tests.tiny_generator import SHAPE, SPEC, label_map, tiny_model
 
@@ -144,3 +146,34 @@ def test_a_generator_without_label_classes_draws_images_alone() -> None:
     assert item.label is None
     assert dataclasses.is_dataclass(item)
     np.testing.assert_allclose(item.image.data, SPEC.intensity_mean)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> GenerativeModel:
+    return load_generator(find_model("hippocampus"))[0]
+
+
+def test_the_generator_that_ships_gives_the_volume_that_it_is_asked_for(shipped: GenerativeModel) -> None:
+    sampling = Sampling(steps=8, guidance_scale=1.5)
+
+    def volumes(ml: float) -> list[float]:
+        items = draw(shipped, [Request(seed, {"volume_ml": ml}) for seed in (1, 2)], sampling)
+        return [float((item.label.data > 0).sum()) / 1000 for item in items if item.label is not None]
+
+    small, large = volumes(2.5), volumes(4.0)
+    assert all(1.8 < ml < 3.3 for ml in small)
+    assert all(3.3 < ml < 5.0 for ml in large)
+
+
+def test_the_generator_that_ships_draws_both_parts_in_one_place(shipped: GenerativeModel) -> None:
+    (item,) = draw(shipped, [Request(3)], Sampling(steps=8))
+    assert item.label is not None
+    labels = item.label.data[0]
+    pieces, _ = ndimage.label(labels > 0)
+    largest = np.bincount(pieces.ravel())[1:].max()
+    assert largest > 0.9 * (labels > 0).sum()
+    # Anterior lies in front of posterior: j runs to A.
+    front, back = (np.argwhere(labels == value)[:, 1].mean() for value in (1, 2))
+    assert front > back + 8
+    # Grey matter of the structure is darker than the white matter around it.
+    assert item.image.data[0][labels > 0].mean() < 0.95 * item.image.data[0][labels == 0].mean()
