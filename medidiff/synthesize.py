@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,13 +32,14 @@ from medidiff.volume import Volume
 if TYPE_CHECKING:
     from medidiff.diffusion.generator import GenerativeModel, GeneratorSpec
     from medidiff.generation.cascade import Upsampler
+    from medidiff.report.contact import Thumbnail
 
 OnProgress = Callable[[int, int, str], None]
 
 # Of these the card of a generator must tell, or no set can be made with it: a set without licences cannot go out.
 NEEDED_ON_CARD = ("sources", "samples_licence", "training_split_sha256")
 SPACING_TOLERANCE = 0.02
-PREVIEW_ITEMS = 36
+PREVIEW_CELLS = 36
 MOST_ITEMS = 10_000_000
 
 
@@ -142,7 +143,7 @@ def synthesize(output: Path, options: SynthesizeOptions, on_progress: OnProgress
         made = _make(writer, model, options, wishes, on_progress, second)
     finished = writer.finish()
     preview = output.parent / f"{output.name}-preview.png"
-    write_preview(finished.folder, [item.id for item in finished.items[:PREVIEW_ITEMS]], preview)
+    write_preview(finished.folder, [item.id for item in finished.items[:PREVIEW_CELLS]], preview)
     return SynthesizeResult(
         folder=output,
         items=len(finished.items),
@@ -398,19 +399,31 @@ def _device(name: str | None) -> Any:
 
 
 def write_preview(folder: Path, items: Sequence[str], target: Path) -> None:
-    """A contact sheet of items of a set: three planes of each, and the label map over them."""
-    from medidiff.report.contact import Thumbnail, contact_sheets
+    """A contact sheet of items of a set: three planes of each, and once more with the borders of its label map."""
+    from medidiff.report.contact import contact_sheets
 
-    sheets = contact_sheets(list(_thumbnails(folder, items, Thumbnail)))
-    for sheet in sheets:
-        with atomic_file(target) as temporary:
-            temporary.write_bytes(sheet)
-        return
+    sheet = next(contact_sheets(list(_thumbnails(folder, items))[:PREVIEW_CELLS]))
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(sheet)
 
 
-def _thumbnails(folder: Path, items: Sequence[str], thumbnail: Any) -> Iterator[Any]:
-    from medidiff.report.contact import thumbnail_png
-    from medidiff.synthetic.records import image_path
+def _thumbnails(folder: Path, items: Sequence[str]) -> Iterator[Thumbnail]:
+    from medidiff.report.contact import Thumbnail, thumbnail_png
+    from medidiff.synthetic.records import image_path, label_path
 
     for item in items:
-        yield thumbnail(thumbnail_png(read_volume(folder / image_path(item))), item, "synthetic")
+        image = read_volume(folder / image_path(item))
+        yield Thumbnail(thumbnail_png(image), item, "synthetic")
+        if (folder / label_path(item)).exists():
+            borders = _borders(read_volume(folder / label_path(item)).data)
+            drawn = np.where(borders, image.data.max(), image.data)
+            yield Thumbnail(thumbnail_png(replace(image, data=drawn)), item, "with the borders of its label map")
+
+
+def _borders(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels of a structure that touch another class or the background."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    whole = labels[0]
+    edge: NDArray[np.bool_] = (whole > 0) & (maximum_filter(whole, 3) != minimum_filter(whole, 3))
+    return edge[None]
