@@ -134,7 +134,13 @@ SCENARIOS = {
         Scenario("ingest", "flows.ingest:ingest", "flow-ingest", _ingest),
         Scenario("train", "flows.train:train", "flow-train", _train, ("state.safetensors", "curve.csv")),
         Scenario("reconstruct", "flows.reconstruct:reconstruct", "flow-reconstruct", _reconstruct),
-        Scenario("synthesize", "tests.stress.parts:synthesize", "flow-synthesize", _synthesize, ("synthetic.jsonl",)),
+        Scenario(
+            "synthesize",
+            "tests.stress.parts:synthesize",
+            "flow-synthesize",
+            _synthesize,
+            ("synthetic.jsonl", "plan.json"),
+        ),
         Scenario("release", "tests.stress.parts:release", "flow-release-part", _release),
     )
 }
