@@ -164,7 +164,13 @@ def _limit(rule: Rule, ceiling: Interval | None, floors: Sequence[float]) -> tup
     way = "at most" if lower else "at least"
     if limit != between:
         return limit, f"{way} {limit:.3g}: what chance does among real people"
-    place = "halfway" if rule.share == _HALFWAY else f"{rule.share:.2g} of the way"
+    place = (
+        "halfway"
+        if rule.share == _HALFWAY
+        else "1/64 of the way"
+        if rule.share == _HALF_THE_DAMAGE
+        else "a quarter of the way"
+    )
     return limit, f"{way} {limit:.3g}: {place} from real people to the mildest known-bad set"
 
 

@@ -171,7 +171,8 @@ def _row(metric: Metric) -> list[str | float | None]:
     floors = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metric.floors.items()))
     outcome = metric.outcome.value if metric.outcome else "told only"
     count = f"{metric.n} {metric.unit}"
-    return [metric.name, metric.value, between, count, metric.ceiling, floors or None, metric.limit or None, outcome]
+    name = metric.name if metric.better == "neither" else f"{metric.name} ({metric.better} is better)"
+    return [name, metric.value, between, count, metric.ceiling, floors or None, metric.limit or None, outcome]
 
 
 def _metadata(synthetic: SyntheticSet) -> Iterator[Block]:

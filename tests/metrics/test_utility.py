@@ -29,7 +29,7 @@ def test_a_segmenter_learns_what_it_is_shown_and_no_more() -> None:
     images, labels = balls(12)
     unseen, truth = balls(6, seed=1)
     right = train_segmenter(images, labels, QUICK, 0, values=(2, 5)).dice(unseen, truth)
-    wrong = train_segmenter(images, np.roll(labels, 1, axis=0), QUICK, 0, values=(2, 5)).dice(unseen, truth)
+    wrong = train_segmenter(images, np.roll(labels, 6, axis=2), QUICK, 0, values=(2, 5)).dice(unseen, truth)
     assert right.shape == (6, 2)
     assert np.median(right) > 0.8
     assert wrong.mean() < right.mean() - 0.2
