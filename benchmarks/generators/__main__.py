@@ -18,9 +18,10 @@ import torch
 from benchmarks.docs import include
 from benchmarks.generators import people
 from benchmarks.generators.runs import CONTESTANTS, keep, kept, run
-from benchmarks.generators.scoring import Principal, in_space
+from benchmarks.generators.scoring import in_space
 from benchmarks.generators.summary import write_figures, write_rows, write_table
 from medidiff.io.atomic import atomic_write_bytes, atomic_write_text
+from medidiff.metrics.features import load_encoder
 
 TUNED = Path(__file__).with_name("tuned.json")
 # What was tried for each, for equal processor seconds. What came before, by eye on training people, is on the page.
@@ -73,7 +74,8 @@ def tune(args: argparse.Namespace) -> None:
     """Try each contestant's settings on some training people, judge them by the others, and keep the best."""
     everybody = people.training(args.data)
     training, choosing = everybody[: -people.CHOOSING], everybody[-people.CHOOSING :]
-    space = Principal.of(training.numpy())
+    # Not principal components: there the mean of all people scores as well as real ones do.
+    space = load_encoder(args.encoder)
     log = args.out / "tuning.json"
     tried: dict[str, Any] = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
     for place in range(max(len(grid) for grid in GRID.values())):
