@@ -145,7 +145,7 @@ def test_the_page_tells_the_copy_from_the_others(copied: tuple[SyntheticSet, Aud
     house = render(release_page(judge(copied[0].folder), ("bids",), internal=True))
     assert "s007 and the training volume nearest to it" in house
     assert "counts as a copy" in house
-    assert house.count("no copy by this measure") == 2
+    assert house.count("no copy by this measure</figcaption>") == 2
     public = render(release_page(judge(copied[0].folder), ("bids",), internal=False))
     assert "nearest to it, at" not in public
     assert public.count("data:image/png") == house.count("data:image/png") - 3
