@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 
 
 def audit(
@@ -28,6 +29,7 @@ def audit(
     from medidiff.config import load_config
     from medidiff.errors import GateRefused
 
+    reuse_freed_memory()
     options = load_config(config, AuditOptions)
     given = {"model": model, "work": work}
     options = options.model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -35,7 +35,9 @@ def edit(
         list[str] | None,
         typer.Option("--condition", help="What a generator is asked for: NAME=VALUE; may be repeated."),
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(min=0, help="How much a generator stresses its conditions.")] = 1.0,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="How much a generator stresses conditions (1: as they are).")
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed (default: drawn, and recorded).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one).")] = None,
 ) -> None:
@@ -54,7 +56,7 @@ def edit(
         strength=strength,
         samples=samples,
         steps=steps,
-        guidance_scale=guidance_scale,
+        guidance_scale=guidance,
         conditions=dict(map(parse_condition, condition or [])),
         seed=seed,
         device=device,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     from medidiff.synthetic.reports import Metric
@@ -38,6 +39,7 @@ def evaluate(
     from medidiff.evaluate import EvaluateOptions, UtilityOptions
     from medidiff.evaluate import evaluate as use_case
 
+    reuse_freed_memory()
     options = load_config(config, EvaluateOptions)
     if features is not None:
         options = options.model_copy(update={"features": features})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     from medidiff.synthesize import SynthesizeOptions
@@ -52,6 +53,7 @@ def synthesize(
     from medidiff import synthesize as use_case
     from medidiff.errors import ConfigError
 
+    reuse_freed_memory()
     if output is None:
         raise ConfigError("--output: say where the set shall lie")
     given: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     from medidiff.train import AnyTrainConfig
@@ -40,6 +41,7 @@ def train(
 
     For several processes, `torchrun --nproc-per-node 2 -m medidiff train CONFIG`.
     """
+    reuse_freed_memory()
     if os.environ.get("RANK", "0") != "0":
         console.configure(quiet=True)  # of several processes, the first one talks
     from medidiff import train as use_case
