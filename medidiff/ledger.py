@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medidiff.errors import ConfigError, InputError, OutputError
-from medidiff.io.atomic import atomic_write_json
+from medidiff.io.atomic import atomic_write_json, is_temporary
 
 Status = Literal["running", "completed", "completed-with-failures", "refused", "failed", "crashed"]
 # A record lists so many failures; the log has all of them.
@@ -125,18 +125,17 @@ class Ledger:
         """
         marker = self.root / "state.json"
         try:
-            # A server that was started first keeps its own things here.
-            strange = self.root.is_dir() and any(entry.name != "prefect" for entry in self.root.iterdir())
-            if strange and not marker.is_file():
+            if not marker.is_file() and self.root.is_dir() and any(map(_is_strange, self.root.iterdir())):
                 raise ConfigError(f"{self.root}: not empty, and no state folder of medidiff; choose a new one")
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
+            # Before all else: whoever is killed from here on leaves a folder that is known to be ours.
+            if not marker.is_file():
+                atomic_write_json(marker, {"medidiff": "state of unattended runs", "format": 1})
             for folder in ("runs", "results", "logs", "prefect"):
                 (self.root / folder).mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.root}: the state folder cannot be made there: {error.strerror}") from error
-        if not marker.is_file():
-            atomic_write_json(marker, {"medidiff": "state of unattended runs", "format": 1})
 
     def write(self, record: RunRecord) -> None:
         """Put a run on disk as it now stands."""
@@ -199,3 +198,8 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def _is_strange(entry: Path) -> bool:
+    """Whether somebody else made it: a server that was started first, or a run that was killed at once, did not."""
+    return entry.name != "prefect" and not is_temporary(entry)

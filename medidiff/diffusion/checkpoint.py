@@ -155,11 +155,20 @@ def file_hash(path: Path) -> str:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    from safetensors.torch import save_file
-
     with atomic_file(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+        write_tensors(temporary, tensors, header)
         _order_header(temporary)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file by way of bytes in memory.
+
+    ``save_file`` keeps a temporary file of its own beside ``path``, which a kill leaves for good, and its errors do not
+    say in a number that there is no room.
+    """
+    from safetensors.torch import save
+
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
 def _order_header(path: Path) -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from medidiff.config import Config
 from medidiff.data.intensity import CT_AIR_HU, CT_WINDOW_HU
-from medidiff.diffusion.checkpoint import file_hash, load_model
+from medidiff.diffusion.checkpoint import file_hash, load_model, write_tensors
 from medidiff.io.atomic import atomic_file
 from medidiff.operators.projection import ParallelBeam, views
 from medidiff.operators.task import Task
@@ -215,12 +215,10 @@ def _finer(planes: Tensor) -> Tensor:
 
 
 def _save(path: Path, taken: Acquisition) -> None:
-    from safetensors.torch import save_file
-
     tensors = {"truth": taken.truth} | {f"look-{n}": one for n, one in enumerate(taken.references)}
     record = json.dumps({"known": taken.known, "task": asdict(taken.task)})
     with atomic_file(path) as temporary:
-        save_file({name: one.contiguous().cpu() for name, one in tensors.items()}, temporary, {"record": record})
+        write_tensors(temporary, {name: one.cpu() for name, one in tensors.items()}, {"record": record})
 
 
 def _load(path: Path, device: torch.device) -> Acquisition:

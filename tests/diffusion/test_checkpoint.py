@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(model_file: Pat
     assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
     with pytest.raises(OutputError):
         save_model(model_file.parent / "no-such-folder" / "m.safetensors", NETWORK, {"w": torch.zeros(1)}, CARD)
+
+
+def test_a_disk_that_is_full_is_told_as_such_and_the_old_file_stays(model_file: Path) -> None:
+    before = file_hash(model_file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="no room left"):
+            save_model(model_file, NETWORK, {"w": torch.zeros(10_000)}, CARD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file_hash(model_file) == before
+    assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
 
 
 def test_the_header_is_readable_without_us(model_file: Path) -> None:

@@ -223,6 +223,29 @@ def test_a_folder_of_somebody_else_is_no_state_folder(tmp_path: Path) -> None:
         status(tmp_path)
 
 
+def test_what_a_run_killed_at_its_very_beginning_leaves_is_gone_on_with(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (state / "prefect").mkdir(parents=True)
+    (state / ".medidiff-tmp-1-00000000-state.json").touch()
+    Ledger(state).make()
+    assert list(Ledger(state).runs()) == []
+
+
+def test_a_state_folder_is_known_as_ours_before_anything_else_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, seen = tmp_path / "state", []
+    mkdir = Path.mkdir
+
+    def watched(path: Path, *arguments: object, **more: object) -> None:
+        seen.append((path.name, (state / "state.json").is_file()))
+        mkdir(path, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", watched)
+    Ledger(state).make()
+    assert dict(seen) == {"state": False, "runs": True, "results": True, "logs": True, "prefect": True}
+
+
 def test_status_loads_neither_prefect_nor_torch(ledger: Ledger) -> None:
     ledger.write(record(new_run_id(), status="completed"))
     code = (
