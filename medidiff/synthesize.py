@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from medidiff import __version__
 from medidiff.config import Config, config_digest
-from medidiff.data.cohort import onto
+from medidiff.data.cohort import nameless, onto
 from medidiff.data.intensity import IntensityCodec
-from medidiff.errors import CheckpointError, GeometryError, InputError
+from medidiff.errors import CheckpointError, GeometryError, InputError, MedidiffError
 from medidiff.generation.draw import Drawn, Request, Sampling, SolverName, draw, level_of
 from medidiff.generation.metadata import MetadataModel, conditions_of
 from medidiff.io import read_volume
@@ -169,7 +169,7 @@ class _Wishes:
 
     def __init__(self, spec: GeneratorSpec, options: SynthesizeOptions) -> None:
         self.spec, self.options = spec, options
-        self.maps = [] if options.labels is None else [_read_map(path, spec) for path in _files(options.labels)]
+        self.maps = [] if options.labels is None else list(_read_maps(options.labels, spec))
         self.like = None if options.vary is None else _read_scan(options.vary, spec)
         self.metadata = options.metadata.draw(options.count, options.seed)
         self.digests = {
@@ -350,6 +350,23 @@ def _files(place: Path) -> list[Path]:
     if not found:
         raise InputError(f"{place}: no label map (NIfTI, MGZ or NRRD) in this folder")
     return found
+
+
+def _read_maps(place: Path, spec: GeneratorSpec) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """The label maps of a folder, or the one that is named; what is wrong in a folder is told by number, not by name.
+
+    Raises:
+        InputError: a map cannot be read, or has values that the generator does not know.
+        GeometryError: it has other voxels than the generator's.
+    """
+    for number, path in enumerate(_files(place), 1):
+        try:
+            yield _read_map(path, spec)
+        except (MedidiffError, OSError) as error:
+            if path == place:
+                raise
+            kind = GeometryError if isinstance(error, GeometryError) else InputError
+            raise kind(f"{place}: label map {number} in the order of names: {nameless(error, path)}") from None
 
 
 def _read_map(path: Path, spec: GeneratorSpec) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -14,7 +14,7 @@ import pytest
 from scipy import ndimage
 
 from medidiff.cli import main
-from medidiff.data.cohort import Cohort
+from medidiff.data.cohort import Cohort, load_people, people, split_sha256
 from medidiff.errors import ConfigError, InputError
 from medidiff.evaluate import EvaluateOptions, EvaluateResult, UtilityOptions, evaluate
 from medidiff.evaluate.judgement import BLUR, COLLAPSE, COPIES, NOISE, Rule, judged
@@ -72,9 +72,12 @@ def options(tmp_path_factory: pytest.TempPathFactory, crowd: Array) -> EvaluateO
     return EvaluateOptions(reference=sides[0], training=sides[1], shape=SHAPE, bootstrap=100, likeness=6)
 
 
-def write_set(folder: Path, images: Array, labels: Array | None = None) -> Path:
+def write_set(folder: Path, options: EvaluateOptions, images: Array, labels: Array | None = None) -> Path:
+    """A set of a generator that was trained on the people that the options say were."""
+    assert options.training is not None
     classes = (LabelClass(value=1, name="shell"), LabelClass(value=2, name="core"))
-    writer = SyntheticSetWriter(folder, PLAN.model_copy(update={"labels": classes}))
+    split = split_sha256(people(options.training))
+    writer = SyntheticSetWriter(folder, PLAN.model_copy(update={"labels": classes, "training_split_sha256": split}))
     for number, image in enumerate(images):
         label = label_of(image) if labels is None else labels[number]
         pair = Volume(image[None], GEOMETRY, Modality.MR), Volume(label[None], GEOMETRY, Modality.LABEL)
@@ -84,8 +87,8 @@ def write_set(folder: Path, images: Array, labels: Array | None = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, crowd: Array) -> Path:
-    return write_set(tmp_path_factory.mktemp("sets") / "good", crowd[2 * COUNT :])
+def good(tmp_path_factory: pytest.TempPathFactory, options: EvaluateOptions, crowd: Array) -> Path:
+    return write_set(tmp_path_factory.mktemp("sets") / "good", options, crowd[2 * COUNT :])
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +183,13 @@ def test_a_spoiled_set_fails_by_the_family_that_is_there_to_see_it(
     kind: str, family: Family, crowd: Array, options: EvaluateOptions, tmp_path: Path
 ) -> None:
     images, labels = damaged(kind)(crowd[2 * COUNT :])
-    result = evaluate(write_set(tmp_path / "set", images, labels), options)
+    result = evaluate(write_set(tmp_path / "set", options, images, labels), options)
     assert result.verdict is Outcome.FAILED
     assert family in {metric.family for metric in result.metrics if metric.outcome is Outcome.FAILED}
 
 
 def test_few_items_conclude_nothing(crowd: Array, options: EvaluateOptions, tmp_path: Path) -> None:
-    result = evaluate(write_set(tmp_path / "set", crowd[2 * COUNT : 2 * COUNT + 8]), options)
+    result = evaluate(write_set(tmp_path / "set", options, crowd[2 * COUNT : 2 * COUNT + 8]), options)
     assert result.verdict is Outcome.INCONCLUSIVE
     assert "8 items against 24 people: 20 of each are needed for a judgement" in result.reasons
     assert not [metric for metric in result.metrics if metric.outcome is Outcome.PASSED]
@@ -202,8 +205,29 @@ def test_without_training_people_the_reference_is_split(good: Path, options: Eva
 def test_a_person_on_both_sides_is_refused(good: Path, options: EvaluateOptions) -> None:
     assert options.training is not None
     both = options.model_copy(update={"training": options.training.model_copy(update={"first": COUNT + 3})})
-    with pytest.raises(ConfigError, match="3 people are in reference and in training"):
+    with pytest.raises(ConfigError, match="3 of the people held out are among those trained on"):
         evaluate(good, both)
+
+
+def test_a_person_on_both_sides_is_known_under_another_name(
+    good: Path, options: EvaluateOptions, tmp_path: Path
+) -> None:
+    assert options.training is not None
+    assert options.training.images is not None
+    shutil.copy(min(options.training.images.iterdir()), tmp_path / "somebody.nii.gz")
+    for number in range(4):
+        write_volume(Volume(textures(1, 9 + number, SHAPE)[0][None], GEOMETRY, Modality.MR), tmp_path / f"{number}.nii")
+    with pytest.raises(ConfigError, match="1 of the people held out"):
+        evaluate(good, options.model_copy(update={"reference": Cohort(images=tmp_path)}))
+
+
+def test_people_whom_the_generator_never_saw_are_not_said_to_be_those_trained_on(
+    good: Path, options: EvaluateOptions
+) -> None:
+    assert options.training is not None
+    fewer = options.model_copy(update={"training": options.training.model_copy(update={"first": COUNT - 1})})
+    with pytest.raises(ConfigError, match="not those that the set's generator was trained on"):
+        evaluate(good, fewer)
 
 
 def test_an_altered_set_is_refused(good: Path, options: EvaluateOptions, tmp_path: Path) -> None:
@@ -219,7 +243,7 @@ def test_the_command_prints_and_refuses_with_reasons(
 ) -> None:
     from medidiff.config import dump_config
 
-    folder = write_set(tmp_path / "set", crowd[2 * COUNT : 2 * COUNT + 6])
+    folder = write_set(tmp_path / "set", options, crowd[2 * COUNT : 2 * COUNT + 6])
     config = tmp_path / "evaluate.yaml"
     config.write_text(dump_config(options))
     with pytest.raises(SystemExit) as ended:
@@ -373,7 +397,6 @@ def test_utility_needs_people_to_train_on(good: Path, options: EvaluateOptions) 
 
 
 def test_labels_of_others_disagree_with_a_segmenter(crowd: Array, options: EvaluateOptions) -> None:
-    from medidiff.data.cohort import load_people, people
     from medidiff.evaluate.agreement import AGREEMENT, agreement_metrics
 
     assert options.training is not None

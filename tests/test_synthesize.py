@@ -170,6 +170,21 @@ def test_a_label_map_that_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("spoil", ["values", "text", "spacing"])
+def test_a_label_map_of_a_folder_is_told_by_number_and_not_by_name(model: Path, tmp_path: Path, spoil: str) -> None:
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    write_nifti(folder / "a.nii.gz", label_map(0))
+    bad = folder / "mayer_anna.nii.gz"
+    write_nifti(bad, np.full(SHAPE, 9, np.uint8), (2.0, 2.0, 9.0) if spoil == "spacing" else SPEC.spacing_mm)
+    if spoil == "text":
+        bad.write_text("not a volume")
+    with pytest.raises((InputError, GeometryError), match="label map 2 in the order of names: ") as told:
+        synthesize(tmp_path / "set", wish(model, labels=folder))
+    assert "mayer" not in str(told.value)
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_wish_that_cannot_be_granted_writes_nothing(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no condition weight"):
         synthesize(tmp_path / "set", wish(model, conditions={"weight": 70.0}))

@@ -28,9 +28,9 @@ from medidiff.audit.attacks import attack_model
 from medidiff.audit.figures import copies_figure, even_figure, low_rate_figure, order_of_nearness, reasons
 from medidiff.audit.options import AuditOptions, AuditResult
 from medidiff.config import config_digest
-from medidiff.data.cohort import People, load_people, onto, people, split_sha256
+from medidiff.data.cohort import People, check_sides, load_people, onto, people, split_sha256
 from medidiff.data.intensity import IntensityCodec
-from medidiff.errors import CheckpointError, ConfigError, InputError
+from medidiff.errors import CheckpointError, InputError
 from medidiff.privacy.leakage.decision import auc
 from medidiff.privacy.leakage.examine import (
     PIECE,
@@ -146,13 +146,8 @@ def _prepare(synthetic: SyntheticSet, options: AuditOptions, tell: OnProgress) -
     if faults:
         raise InputError(f"{synthetic.folder}: the set is not what its records say: {faults[0]}")
     trained, others = people(options.training), people(options.held_out)
-    _check_people([*map(_digest_of, (p.image for p in trained))], [*map(_digest_of, (p.image for p in others))])
-    digest = split_sha256(trained)
-    if digest != synthetic.record.training_split_sha256:
-        raise ConfigError(
-            f"training: these {len(trained)} people are not those that the set's generator was trained on (digest "
-            f"{digest[:12]}, the set says {synthetic.record.training_split_sha256[:12]}); name exactly those"
-        )
+    digest = synthetic.record.training_split_sha256
+    check_sides(trained, others, digest)
     read = [_read(synthetic, number) for number in range(len(synthetic.items))]
     shape = options.shape or _common_shape([image.shape for image, _ in read])
     who = load_people([*trained, *others], shape)
@@ -169,12 +164,6 @@ def _prepare(synthetic: SyntheticSet, options: AuditOptions, tell: OnProgress) -
 
 def _key(*parts: str) -> str:
     return hashlib.sha256(" ".join((*parts, __version__)).encode()).hexdigest()[:16]
-
-
-def _check_people(trained: Sequence[str], others: Sequence[str]) -> None:
-    both = set(trained) & set(others)
-    if both:
-        raise ConfigError(f"held_out: {len(both)} of these people are among those trained on; name others")
 
 
 def _digest_of(path: Path) -> str:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from medidiff.config import Config
 from medidiff.data.intensity import IntensityCodec
 from medidiff.data.manifest import read_manifest
-from medidiff.errors import ConfigError, InputError
+from medidiff.errors import ConfigError, InputError, MedidiffError
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume
 from medidiff.io.formats import strip_extension
@@ -154,11 +154,51 @@ def load_people(persons: Sequence[Person], shape: tuple[int, int, int]) -> Peopl
 
 def split_sha256(persons: Iterable[Person]) -> str:
     """A digest of who somebody was trained on: of the sorted SHA-256 of their images, so that no name is in it."""
-    digests = []
-    for person in persons:
+    return hashlib.sha256("\n".join(sorted(map(image_sha256, persons))).encode()).hexdigest()
+
+
+def image_sha256(person: Person) -> str:
+    """Digest of somebody's image file.
+
+    Raises:
+        InputError: it cannot be read; which person is said by number.
+    """
+    try:
         with person.image.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"person {person.index}: the image cannot be read ({error.strerror})") from None
+
+
+def check_sides(trained: Sequence[Person], others: Sequence[Person], split: str) -> None:
+    """That some people are all whom a generator was trained on, and others are none of them.
+
+    Args:
+        trained: Said to be those trained on.
+        others: Said to be held out; a copy of somebody's file under another name is still that person.
+        split: The digest that the generator's card has of those trained on; see ``split_sha256``.
+    Raises:
+        ConfigError: somebody is on both sides, or other people were trained on.
+    """
+    both = {image_sha256(person) for person in trained} & {image_sha256(person) for person in others}
+    if both:
+        raise ConfigError(f"{len(both)} of the people held out are among those trained on; name others")
+    digest = split_sha256(trained)
+    if digest != split:
+        raise ConfigError(
+            f"training: these {len(trained)} people are not those that the set's generator was trained on (digest "
+            f"{digest[:12]}, the set says {split[:12]}); name exactly those"
+        )
+
+
+def nameless(error: MedidiffError | OSError, path: Path) -> str:
+    """What is wrong with a file without the file's name, which may be that of a person."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    told = str(error)
+    for name in (str(path), path.name):
+        told = told.removeprefix(f"{name}: ").replace(name, "the file")
+    return told
 
 
 def onto(data: NDArray[Any], shape: Sequence[int], *, constant: bool = False) -> NDArray[Any]:
@@ -220,7 +260,10 @@ def _is_volume(path: Path) -> bool:
 
 
 def _read(path: Path, person: Person, what: str) -> Volume:
-    volume = read_volume(path).reoriented()
+    try:
+        volume = read_volume(path).reoriented()
+    except (MedidiffError, OSError) as error:
+        raise InputError(f"person {person.index}: the {what} cannot be read ({nameless(error, path)})") from None
     if volume.data.shape[0] != 1:
         raise InputError(f"person {person.index}: the {what} has {volume.data.shape[0]} frames; one is expected")
     return volume

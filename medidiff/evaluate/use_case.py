@@ -20,7 +20,7 @@ import numpy as np
 
 from medidiff import __version__
 from medidiff.config import config_digest
-from medidiff.data.cohort import People, load_people, people, split_sha256
+from medidiff.data.cohort import People, check_sides, load_people, people, split_sha256
 from medidiff.errors import ConfigError
 from medidiff.evaluate.agreement import agreement_metrics
 from medidiff.evaluate.judgement import COPIES, ERODED, Figures, judged
@@ -70,14 +70,14 @@ def evaluate(
         work: Where finished trainings of the utility test are kept, so that a killed run goes on.
     Raises:
         InputError: there is no finished set, or it is damaged.
-        ConfigError: reference and training people overlap, or there are too few.
+        ConfigError: reference and training people overlap, others were trained on, or there are too few.
         CheckpointError: there is no such encoder.
     """
     begin = time.monotonic()
     tell = _teller(on_progress)
     tell("reading the set and people")
     synthetic = SyntheticSet.open(folder)
-    real = _real(options)
+    real = _real(synthetic, options)
     items = read_set(synthetic, options.shape)
     encoder = load_encoder(options.features)
     eye = Eye(encoder, _values(real, items), items.geometry.spacing, options.likeness)
@@ -111,8 +111,8 @@ def _teller(on_progress: OnProgress | None) -> Callable[[str], None]:
     return tell
 
 
-def _real(options: EvaluateOptions) -> _Real:
-    """Who stands on which side; nobody may stand on both."""
+def _real(synthetic: SyntheticSet, options: EvaluateOptions) -> _Real:
+    """Who stands on which side; nobody may stand on both, and nobody else may be said to have been trained on."""
     reference = people(options.reference)
     if options.training is None:
         if len(reference) < 4:
@@ -121,9 +121,7 @@ def _real(options: EvaluateOptions) -> _Real:
         halves = [everybody[list(range(first, len(everybody), 2))] for first in (0, 1)]
         return _Real(halves[0], halves[1], None)
     training = people(options.training)
-    both = {person.image.resolve() for person in reference} & {person.image.resolve() for person in training}
-    if both:
-        raise ConfigError(f"{len(both)} people are in reference and in training; hold the reference people out")
+    check_sides(training, reference, synthetic.record.training_split_sha256)
     trained = load_people(training, options.shape)
     return _Real(load_people(reference, options.shape), trained, trained)
 

@@ -165,6 +165,9 @@ def test_a_dataset_gives_the_usable_images_of_its_split_one_a_subject(tmp_path: 
         ("other spacing", "others have"),
         ("other grid", "another grid"),
         ("fractions", "no whole numbers"),
+        ("text", "cannot be read"),
+        ("cut off", "cannot be read"),
+        ("gone", "cannot be read"),
     ],
 )
 def test_people_who_do_not_fit_are_told_by_number_and_not_by_name(tmp_path: Path, arrange: str, words: str) -> None:
@@ -177,6 +180,12 @@ def test_people_who_do_not_fit_are_told_by_number_and_not_by_name(tmp_path: Path
         image = scan(tmp_path, "Muster_Erika.nii.gz", spacing=2.0)
     elif arrange == "other grid":
         its = label(tmp_path, "Muster_Erika_label.nii.gz", (9, 11, 12))
+    elif arrange == "text":
+        image.write_text("Erika Muster, 3 May 1970")
+    elif arrange == "cut off":
+        image.write_bytes(image.read_bytes()[:-200])
+    elif arrange == "gone":
+        image.unlink()
     else:
         write_volume(Volume(np.full((1, 9, 11, 10), 0.5, dtype=np.float32), grid), its)
     with pytest.raises(InputError, match=words) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Store:
         path = self.folder / f"{name}.npz"
         if path.is_file():
             # A damaged file is as good as none.
-            with suppress(OSError, ValueError, EOFError), np.load(path, allow_pickle=False) as kept:
+            with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as kept:
                 return {key: kept[key] for key in kept.files}
         made = dict(make())
         try:
