@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from tests.stress.scenarios import Scenario
 
 # What fits the beginning of every scenario's output and none whole; pages of 4 KiB.
 SMALL = {"ingest": "48k", "train": "60k", "reconstruct": "40k", "synthesize": "60k", "release": "100k"}
-# SQLite's file, its log and a record or two.
-SMALL_STATE = "96k"
+# What remains is too little for SQLite with its log and its index, and records beside them.
+SMALL_STATE, FILLED_STATE = "96k", 48 << 10
 HELD_SECONDS = 4.0
 ENDS_WITHIN_SECONDS = 60.0
 
@@ -60,7 +59,7 @@ def full_state(scenario: Scenario, work: Path, reference: Reference) -> list[str
     with disk(folder / "state", SMALL_STATE) as again:
         filler = folder / "state" / ".medidiff-tmp-1-00000000-filler"
         Ledger(folder / "state").make()
-        filler.write_bytes(bytes(24 << 10))
+        filler.write_bytes(bytes(FILLED_STATE))
 
         def room() -> None:
             filler.unlink()
@@ -126,21 +125,24 @@ def locked_server(scenario: Scenario, work: Path, reference: Reference) -> list[
     return _while_locked(Path(os.environ["PREFECT_HOME"]) / "prefect.db", scenario, folder, reference)
 
 
+_HOLD = """
+import sqlite3, sys, time
+held = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+held.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+held.execute("ROLLBACK")
+"""
+
+
 def _while_locked(database: Path, scenario: Scenario, folder: Path, reference: Reference) -> list[str]:
-    held = sqlite3.connect(database, timeout=30, check_same_thread=False, isolation_level=None)
-    held.execute("BEGIN IMMEDIATE")
-
-    def let_go() -> None:
-        held.execute("ROLLBACK")
-        held.close()
-
-    timer = threading.Timer(HELD_SECONDS, let_go)
-    timer.start()
-    begun = time.monotonic()
-    try:
+    # In a process of its own: a child of one that has the file open would take the lock for its own for ever.
+    command = [sys.executable, "-c", _HOLD, str(database), str(HELD_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        begun = time.monotonic()
         faults = _recovers(scenario, folder, reference)
-    finally:
-        timer.join()
     if time.monotonic() - begun < HELD_SECONDS:
         faults.append("did not wait for the lock, so nothing was tried")
     return faults
