@@ -34,12 +34,17 @@ from medidiff.synthetic import (
 )
 from medidiff.training.generative_data import measure_spec
 from medidiff.volume import Modality, Volume
-from tests.privacy.leakage_people import SHAPE, textures
+from tests.privacy import leakage_people
 from tests.synthetic.sets import PLAN
 
 TRAINED, OTHERS, ITEMS = 44, 22, 20
+SHAPE = (24, 24, 20)  # four blocks: fewer do not tell people apart
 GEOMETRY = Geometry(np.eye(4), SHAPE)
 SECRET = "canary"
+
+
+def textures(count: int, seed: int) -> np.ndarray:
+    return leakage_people.textures(count, seed, SHAPE)
 
 
 def label_of(image: np.ndarray) -> np.ndarray:
@@ -276,6 +281,7 @@ def test_another_model_is_refused(honest: tuple[SyntheticSet, AuditResult], folk
         audit(honest[0].folder, options(folk, model=str(model)))
 
 
+@pytest.mark.slow
 def test_features_are_a_second_space(folk: Path, tmp_path: Path) -> None:
     made = make_set(tmp_path / "made", folk, textures(ITEMS, 1))
     few = {"images": folk / "images", "last": 6}

@@ -195,6 +195,16 @@ def test_few_items_conclude_nothing(crowd: Array, options: EvaluateOptions, tmp_
     assert not [metric for metric in result.metrics if metric.outcome is Outcome.PASSED]
 
 
+def test_of_too_few_items_no_figure_is_taken(crowd: Array, options: EvaluateOptions, tmp_path: Path) -> None:
+    for count, told in ((3, "a set of 3 items"), (4, None)):
+        folder = write_set(tmp_path / str(count), options, crowd[2 * COUNT : 2 * COUNT + count])
+        if told is None:
+            assert evaluate(folder, options).verdict is Outcome.INCONCLUSIVE
+            continue
+        with pytest.raises(InputError, match=told):
+            evaluate(folder, options)
+
+
 def test_without_training_people_the_reference_is_split(good: Path, options: EvaluateOptions, tmp_path: Path) -> None:
     alone = options.model_copy(update={"training": None, "least": 8})
     result = evaluate(shutil.copytree(good, tmp_path / "set"), alone)

@@ -221,6 +221,8 @@ def test_the_command_makes_a_set(model: Path, tmp_path: Path, capsys: pytest.Cap
     [
         (["--condition", "volume_ml"], 2, "expected NAME=VALUE"),
         (["--solver", "magic"], 2, "solver"),
+        (["--device", "toaster"], 2, "use cpu or cuda"),
+        (["--device", "meta"], 2, "expected cpu or cuda"),
         (["--labels", "a", "--vary", "b"], 2, "labels or vary"),
         (["--model", "nobody"], 1, "no model nobody"),
         (["--model", "brain-t1"], 1, "not a generator of synthetic volumes"),

@@ -78,6 +78,7 @@ class _Work:
     tell: OnProgress
     images: Array
     labels: Array | None
+    model: Path | None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -148,6 +149,7 @@ def _prepare(synthetic: SyntheticSet, options: AuditOptions, tell: OnProgress) -
     trained, others = people(options.training), people(options.held_out)
     digest = synthetic.record.training_split_sha256
     check_sides(trained, others, digest)
+    model = None if options.model is None else _its_model(synthetic, options.model)
     read = [_read(synthetic, number) for number in range(len(synthetic.items))]
     shape = options.shape or _common_shape([image.shape for image, _ in read])
     who = load_people([*trained, *others], shape)
@@ -159,7 +161,7 @@ def _prepare(synthetic: SyntheticSet, options: AuditOptions, tell: OnProgress) -
     people_store = Store(place / f"people-{_key(digest, split_sha256(others), str(shape))}")
     members = list(range(len(trained)))
     non_members = list(range(len(trained), len(trained) + len(others)))
-    return _Work(synthetic, options, who, members, non_members, store, people_store, tell, images, labels)
+    return _Work(synthetic, options, who, members, non_members, store, people_store, tell, images, labels, model)
 
 
 def _key(*parts: str) -> str:
@@ -194,11 +196,11 @@ def _spaces(work: _Work) -> tuple[list[Space], Searched]:
     if work.labels is not None and work.who.labels is not None:
         work.tell(4, _STEPS, "comparing label maps")
         maps, known = work.labels, work.who.labels[:, 0]
-        found = work.store.arrays(
-            "labels", lambda: {"items": label_likeness(maps, known), "real": label_likeness(known, known)}
-        )
+        drawn = hashlib.sha256(known.tobytes()).hexdigest()[:16]  # the folder is named for their images alone
+        people_found = work.people_store.arrays(f"labels-{drawn}", lambda: {"real": label_likeness(known, known)})
+        found = work.store.arrays("labels", lambda: {"items": label_likeness(maps, known)})
         spaces.append(
-            plain_space("label maps", found["items"], found["real"], work.members, work.non_members, leads=False)
+            plain_space("label maps", found["items"], people_found["real"], work.members, work.non_members, leads=False)
         )
     else:
         work.notes.append("Label maps were not compared: the set or the people have none.")
@@ -249,19 +251,20 @@ def _embedding_space(work: _Work) -> Space | None:
     encoder = load_encoder(work.options.encoder)
     work.tell(3, _STEPS, "comparing features")
 
-    def make() -> Mapping[str, Array]:
+    def look_at_people() -> Mapping[str, Array]:
         features = encoder.embed(work.who.images)
-        return {
-            "items": embedded_likeness(work.images, features, encoder),
-            "real": embedded_likeness(work.volumes, features, encoder),
-        }
+        return {"features": features, "real": embedded_likeness(work.volumes, features, encoder)}
 
-    found = work.store.arrays("features", make)
+    known = work.people_store.arrays(f"features-{encoder.sha256[:16]}", look_at_people)
+    found = work.store.arrays(
+        f"features-{encoder.sha256[:16]}",
+        lambda: {"items": embedded_likeness(work.images, known["features"], encoder)},
+    )
     work.notes.append(
         f"Embedding: the encoder {encoder.name}, {encoder.dimensions} features, SHA-256 {encoder.sha256}; "
         "likeness is the cosine of centred features under the flip that suits best."
     )
-    return plain_space("embedding", found["items"], found["real"], work.members, work.non_members, leads=True)
+    return plain_space("embedding", found["items"], known["real"], work.members, work.non_members, leads=True)
 
 
 def _memorised_as_a_whole(work: _Work, spaces: Sequence[Space]) -> list[Metric]:
@@ -288,10 +291,10 @@ def _membership(work: _Work, spaces: Sequence[Space]) -> list[Metric]:
         name = f"membership AUC (samples, {space.name})"
         note = "How near a person's nearest items are, less how near real others are. Nothing but the set is needed."
         told += [even_figure(name, Family.MEMBERSHIP, estimate, note), low_rate_figure(name, own, other)]
-    if work.options.model is None:
+    if work.model is None:
         work.notes.append("The model itself was not attacked: it was not given. Only what its samples tell was tried.")
         return told
-    found = _attacked(work, work.options.model)
+    found = _attacked(work, work.model)
     levels = ", ".join(f"{sigma:g}" for sigma in work.options.sigmas)
     for attack, scores in found.items():
         own, other = np.split(together(scores), [len(work.members)])
@@ -302,12 +305,17 @@ def _membership(work: _Work, spaces: Sequence[Space]) -> list[Metric]:
     return told
 
 
-def _attacked(work: _Work, name: str) -> dict[str, Array]:
+def _its_model(synthetic: SyntheticSet, name: str) -> Path:
+    """The file of the generator, which must be the one that made the set."""
     from medidiff.models import find_model
 
     path = find_model(name)
-    if _digest_of(path) != work.synthetic.record.generator.sha256:
+    if _digest_of(path) != synthetic.record.generator.sha256:
         raise CheckpointError(f"{path}: the set was made by another model; name that one, or none")
+    return path
+
+
+def _attacked(work: _Work, path: Path) -> dict[str, Array]:
     work.tell(5, _STEPS, "attacking the model")
 
     def make() -> Mapping[str, Array]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from medidiff.config import Config
 from medidiff.data.cohort import Cohort
@@ -50,7 +50,7 @@ class EvaluateOptions(Config):
     kind: Literal["evaluate"] = "evaluate"
     reference: Cohort
     training: Cohort | None = None
-    shape: tuple[int, int, int]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     features: str = "features-t1"
     nearest: int = Field(NEAREST, ge=1, le=50)
     likeness: int = Field(20, ge=3, le=200)

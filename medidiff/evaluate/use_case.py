@@ -21,7 +21,7 @@ import numpy as np
 from medidiff import __version__
 from medidiff.config import config_digest
 from medidiff.data.cohort import People, check_sides, load_people, people, split_sha256
-from medidiff.errors import ConfigError
+from medidiff.errors import ConfigError, InputError
 from medidiff.evaluate.agreement import agreement_metrics
 from medidiff.evaluate.judgement import COPIES, ERODED, Figures, judged
 from medidiff.evaluate.options import EvaluateOptions, EvaluateResult, Resampling
@@ -37,6 +37,8 @@ from medidiff.synthetic.stored import SyntheticSet
 
 OnProgress = Callable[[int, int, str], None]
 _STEPS = 8
+# Of fewer nothing can be resampled; for a judgement see ``EvaluateOptions.least``.
+FEWEST_ITEMS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def evaluate(
     synthetic = SyntheticSet.open(folder)
     real = _real(synthetic, options)
     items = read_set(synthetic, options.shape)
+    if len(items) < FEWEST_ITEMS:
+        raise InputError(f"{folder}: a set of {len(items)} items; figures are taken of {FEWEST_ITEMS} or more")
     encoder = load_encoder(options.features)
     eye = Eye(encoder, _values(real, items), items.geometry.spacing, options.likeness)
     n = min(len(items), len(real.ceiling))

@@ -112,7 +112,12 @@ def choose_device(name: str | None) -> torch.device:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device(name or ("cuda" if count else "cpu"))
+    try:
+        device = torch.device(name or ("cuda" if count else "cpu"))
+    except RuntimeError:
+        raise ConfigError(f"there is no kind of device {name}; use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name}: expected cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"there is no device {name}: torch sees {count} CUDA devices here; use --device cpu")
     return device
