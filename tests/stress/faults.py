@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def full_disk(scenario: Scenario, work: Path, reference: Reference) -> list[str]
     """No room for the output; then there is."""
     folder = fresh(scenario, work)
     with disk(folder / "out", SMALL[scenario.name]) as again:
-        return _fails_then_recovers(scenario, folder, reference, lambda: again("size=64m"), "no room left")
+        return _fails_then_recovers(scenario, folder, reference, lambda: again("size=64m"), "[Nn]o (room|space) left")
 
 
 def full_state(scenario: Scenario, work: Path, reference: Reference) -> list[str]:
@@ -81,8 +82,8 @@ def _fails_then_recovers(
 ) -> list[str]:
     ended = once(scenario, folder)
     faults = [] if ended.code in (1, 3) else [f"ended with {ended.code}, not with a failure: {ended.log[-300:]}"]
-    if says not in _told(folder):
-        faults.append(f"nothing says {says!r}")
+    if re.search(says, told := _told(folder)) is None:
+        faults.append(f"nothing says {says!r}: {told[-300:]}")
     faults += checks.after_death(scenario, folder, reference.expected)
     mend()
     return faults + _recovers(scenario, folder, reference)

@@ -67,6 +67,8 @@ def scheduled(work: Path, *, runs: int, seed: int, every_seconds: float) -> Tall
             fresh_one = flow_run["id"] not in taken
             if fresh_one and len(taken) == runs:
                 continue  # the schedule goes on, and nobody takes what comes after the last
+            if not _accepted(flow_run["id"]):
+                continue  # the slot is not free
             taken.add(flow_run["id"])
             if not fresh_one and flow_run["id"] in tally.struck:
                 tally.picked_up.append(time.time() - tally.struck[flow_run["id"]])
@@ -103,11 +105,14 @@ def _soon() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _take(flow_run: str, folder: Path, rng: random.Random | None, tally: Tally, number: int) -> None:
-    """Do as a worker does: ask for the slot, then run; one in ten is struck somewhere."""
+def _accepted(flow_run: str) -> bool:
+    """Ask for the slot, as a worker does."""
     answer = ask("POST", f"/flow_runs/{flow_run}/set_state", {"state": {"type": "PENDING"}})
-    if answer["status"] != "ACCEPT":
-        return
+    return bool(answer["status"] == "ACCEPT")
+
+
+def _take(flow_run: str, folder: Path, rng: random.Random | None, tally: Tally, number: int) -> None:
+    """Run; one in ten is struck somewhere."""
     kill = None
     if rng is not None:
         thick_scan(folder / "in" / f"n{number}.nii.gz", 1000 + number)
