@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 INSTALLER ?= pip
-EXTRAS ?= flows,dask,kspace,jpeg-gpl,pacs,deid,release,distributed,benchmarks,dev
+EXTRAS ?= flows,dask,kspace,jpeg-gpl,pacs,deid,release,distributed,dp,benchmarks,dev
 # A file stays with one worker, so that what a module sets up is set up once. PYTEST_ARGS= runs in one process.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin

@@ -48,9 +48,7 @@ def run(trained: Array, others: Array, each: int, rows: Rows, store: Store, *, s
             some = who[start : start + PIECE]
             out = [person if person in members else -1 for person in some]
             leads += _search(gallery, volumes[some], among, out, store, f"people-{some[0]:04d}")
-    limit = fit_limit(
-        np.array([match.lead for match in leads[: len(trained)]]), each * len(KINDS), FALSE_ALARM / SPACES
-    )
+    limit = fit_limit(np.array([match.lead for match in leads[: len(trained)]]), each * len(KINDS))
     for number, match in enumerate(leads[len(trained) :]):
         rows.add(_row("real scan", number, None, match, limit))
     for kind in (*KINDS, *HARDER):
