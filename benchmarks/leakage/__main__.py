@@ -24,7 +24,7 @@ PARTS = ("planted", "overfitted")
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    for part in args.part or PARTS:
+    for part in (args.part,) if args.part else PARTS:
         _run(part, args)
     texts = []
     for part in PARTS:
@@ -69,7 +69,7 @@ def _module(part: str) -> ModuleType:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.leakage", description=(__doc__ or "").splitlines()[0])
     data = Path(__file__).resolve().parents[3] / "shared" / "data" / "msd-hippocampus"
-    parser.add_argument("part", nargs="*", choices=PARTS, help="which part (default: both)")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="which part (default: both)")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and what is half done")
     parser.add_argument("--data", type=Path, default=data, help="folder with images/ and labels/, a file a person")
     parser.add_argument("--trained", type=int, default=160, help="the first so many people are trained on")

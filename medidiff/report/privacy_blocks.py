@@ -53,10 +53,10 @@ def neighbour_blocks(neighbours: Sequence[Neighbour], *, internal: bool) -> Iter
         status = Status.FAILED if copies else Status.PASSED
         yield Verdict(status, f"{copies} of {len(judged)} items lie below their limit", "each counts as a copy")
     rows = [
-        [n.item, n.distance, n.limit, n.held_out, n.under or None, "copy" if _is_copy(n) else None]
+        [n.item, n.distance, n.limit, n.held_out, n.under or None, "yes" if _is_copy(n) else "no"]
         for n in neighbours[:MOST_ROWS]
     ]
-    columns = ["item", "distance", "limit", "to people not trained on", "nearest when", ""]
+    columns = ["item", "distance", "limit", "to people not trained on", "nearest when", "a copy"]
     more = f" {MOST_ROWS} of {len(neighbours)} are listed." if len(neighbours) > MOST_ROWS else ""
     yield Table(
         columns,
