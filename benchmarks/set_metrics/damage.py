@@ -144,6 +144,13 @@ KINDS: Mapping[str, Kind] = {
         (*_LOOKS, panel.COVERAGE, panel.BETA),
         "the set moves as a whole: precision sees it late",
     ),
+    "scrambled": Kind(
+        _images(damage.scrambled),
+        (0.2, 0.35, 0.5, 0.8),
+        "of the phases of noise",
+        (panel.LAYOUT,),
+        "the power at every frequency is what it was: features that look for blur and noise need not see it",
+    ),
     "distorted anatomy": Kind(
         _elastic,
         (1.0, 2.0, 3.0, 4.5),

@@ -19,6 +19,7 @@ from medidiff.evaluate.sides import Eye, floors_of, spread_over
 from medidiff.metrics.features import load_encoder
 from medidiff.metrics.intervals import Interval, bootstrap
 from medidiff.metrics.sets import diversity, panel, structures
+from medidiff.metrics.sets.layout import template
 from medidiff.metrics.sets.panel import Panel, Sample
 from medidiff.metrics.utility import Segmenter, SegmenterOptions, dice, train_segmenter
 from medidiff.synthetic.reports import Outcome
@@ -57,7 +58,7 @@ class Bench:
         reference = self.eye.see(self.reference.images, self.reference.labels, likeness=False)
         spread = None if reference.shapes is None else reference.shapes.std(axis=0)
         measure = Panel(reference, None, spread, draws=self.draws)
-        clean = Sample(seen.features, likeness, seen.shapes)
+        clean = Sample(seen.features, likeness, seen.shapes, seen.layout)
         predicted = None if self.segmenter is None else self.segmenter.predict(self.others.images)
         say("floors")
         spoiled = floors_of(self.eye, self.others.images, self.others.labels, clean, 0, say)
@@ -96,19 +97,19 @@ class Bench:
 
     def _spoiled(self, spoiled: Spoiled, clean: Sample) -> tuple[Sample, Array | None]:
         """What is seen of a spoiled set; what did not change is not looked at again."""
-        features = clean.features if spoiled.images is None else self.eye.encoder.embed(spoiled.images)
+        seen = clean if spoiled.images is None else self.eye.see(spoiled.images, None, likeness=False)
         shapes = clean.shapes
         if spoiled.labels is not None and shapes is not None:
             shapes = structures.shape_features(spoiled.labels, self.eye.values, self.eye.spacing)
         table = clean.likeness if spoiled.images is None else None
         if table is not None:
-            share = len(np.unique(spoiled.chosen)) / len(features)
+            share = len(np.unique(spoiled.chosen)) / len(clean)
             index = np.arange(len(table)) % max(1, round(share * len(table)))
             # A set that only lost people is no more alike in those that are looked at; one of copies is.
-            table = table[np.ix_(index, index)] if len(spoiled.chosen) == len(features) else None
+            table = table[np.ix_(index, index)] if len(spoiled.chosen) == len(clean) else None
         changed = None if spoiled.labels is None or spoiled.images is not None else spoiled.labels
-        chosen = spoiled.chosen
-        return Sample(features[chosen], table, None if shapes is None else shapes[chosen]), changed
+        some = Sample(seen.features, None, shapes, seen.layout)[spoiled.chosen]
+        return Sample(some.features, table, some.shapes, some.layout), changed
 
     def _agreement(self, predicted: Array, labels: Array, values: tuple[int, ...]) -> Interval:
         each = np.nan_to_num(dice(predicted, labels, values)).mean(axis=1)
@@ -140,5 +141,5 @@ def load(
     trained = None
     if segmenter is not None:
         trained = train_segmenter(reference.images, reference.labels, segmenter, 0, values=values)
-    eye = Eye(load_encoder(features), values, everybody.geometry.spacing, likeness=20)
+    eye = Eye(load_encoder(features), values, everybody.geometry.spacing, 20, template(others.images))
     return Bench(reference, others, eye, trained, draws)

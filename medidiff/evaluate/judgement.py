@@ -14,7 +14,8 @@ from medidiff.metrics.intervals import Interval
 from medidiff.metrics.sets import panel
 from medidiff.synthetic.reports import Family, Metric, Outcome
 
-BLUR, NOISE, COPIES, COLLAPSE, ERODED = "blur", "noise", "copies", "collapse", "eroded labels"
+BLUR, NOISE, SCRAMBLED = "blur", "noise", "scrambled"
+COPIES, COLLAPSE, ERODED = "copies", "collapse", "eroded labels"
 Figures = Mapping[str, Interval]
 _LOOKS, _SPREAD, _SHAPES = (BLUR, NOISE), (COPIES, COLLAPSE), (ERODED, COLLAPSE)
 
@@ -59,6 +60,14 @@ RULES: dict[str, Rule] = {
         _LOOKS,
         _HALFWAY,
         "1 if items are typical as often, and odd as often, as real people.",
+    ),
+    panel.LAYOUT: Rule(
+        Family.FIDELITY,
+        "higher",
+        (SCRAMBLED,),
+        _HALFWAY,
+        "Correlation of the blurred image with the mean person: is bright and dark where it is in people? Features "
+        "may take texture alone for anatomy; this cannot.",
     ),
     panel.COVERAGE: Rule(
         Family.DIVERSITY,

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from medidiff.data.cohort import People, Person, load_people
 from medidiff.errors import InputError
-from medidiff.evaluate.judgement import BLUR, COLLAPSE, COPIES, ERODED, NOISE
+from medidiff.evaluate.judgement import BLUR, COLLAPSE, COPIES, ERODED, NOISE, SCRAMBLED
 from medidiff.metrics.features import Encoder
 from medidiff.metrics.sets import corruptions, diversity, structures
+from medidiff.metrics.sets.layout import layout
 from medidiff.metrics.sets.panel import Sample
 from medidiff.rng import derive_seed
 from medidiff.synthetic.stored import SyntheticSet
@@ -77,12 +78,14 @@ class Eye:
         values: Label values that are structures; none without label maps.
         spacing: Of the voxels, mm.
         likeness: Items of which every two are compared.
+        mean_person: Of ``medidiff.metrics.sets.layout.template``; None leaves the layout out.
     """
 
     encoder: Encoder
     values: tuple[int, ...]
     spacing: tuple[float, ...]
     likeness: int
+    mean_person: Array | None = None
 
     def see(self, images: Array, labels: Array | None, *, likeness: bool = True) -> Sample:
         """A sample of images (n, 1, i, j, k) and label maps of the same shape."""
@@ -92,6 +95,7 @@ class Eye:
             structures.shape_features(labels, self.values, self.spacing)
             if labels is not None and self.values
             else None,
+            None if self.mean_person is None else layout(images, self.mean_person),
         )
 
     def _table(self, images: Array) -> Array | None:
@@ -121,6 +125,12 @@ def floors_of(
         for place, image in enumerate(images)
     ]
     found[NOISE] = eye.see(np.stack(noisy), None, likeness=False)
+    tell("taking the anatomy out of people on purpose")
+    textures = [
+        corruptions.scrambled(image[0], 1.0, np.random.default_rng(derive_seed(seed, place)))[None]
+        for place, image in enumerate(images)
+    ]
+    found[SCRAMBLED] = eye.see(np.stack(textures), None, likeness=False)
     if labels is not None and seen.shapes is not None:
         smaller = np.stack([corruptions.eroded(label[0], ERODED_VOXELS)[None] for label in labels])
         shapes = structures.shape_features(smaller, eye.values, eye.spacing)
@@ -135,4 +145,5 @@ def _repeated(seen: Sample, chosen: Array) -> Sample:
         distinct = max(1, int(chosen.max() + 1) * len(table) // len(chosen))
         index = np.arange(len(table)) % distinct
         table = table[np.ix_(index, index)]
-    return Sample(seen.features[chosen], table, None if seen.shapes is None else seen.shapes[chosen])
+    some = seen[chosen]
+    return Sample(some.features, table, some.shapes, some.layout)

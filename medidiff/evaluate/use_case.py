@@ -30,13 +30,14 @@ from medidiff.evaluate.usefulness import trainings, utility_metrics, write_rows
 from medidiff.metrics.features import load_encoder
 from medidiff.metrics.intervals import Interval
 from medidiff.metrics.sets import panel
+from medidiff.metrics.sets.layout import template
 from medidiff.metrics.sets.panel import Panel, Sample
 from medidiff.metrics.sets.typicality import authenticity
 from medidiff.synthetic.reports import Metric, QualityReport, write_report
 from medidiff.synthetic.stored import SyntheticSet
 
 OnProgress = Callable[[int, int, str], None]
-_STEPS = 8
+_STEPS = 9
 # Of fewer nothing can be resampled; for a judgement see ``EvaluateOptions.least``.
 FEWEST_ITEMS = 4
 
@@ -84,7 +85,8 @@ def evaluate(
     if len(items) < FEWEST_ITEMS:
         raise InputError(f"{folder}: a set of {len(items)} items; figures are taken of {FEWEST_ITEMS} or more")
     encoder = load_encoder(options.features)
-    eye = Eye(encoder, _values(real, items), items.geometry.spacing, options.likeness)
+    mean_person = template(real.ceiling.images)
+    eye = Eye(encoder, _values(real, items), items.geometry.spacing, options.likeness, mean_person)
     n = min(len(items), len(real.ceiling))
     chosen = items[spread_over(len(items), n).tolist()]
     figures, ceiling, floors = _compared(eye, chosen, real, options, tell)
@@ -153,9 +155,8 @@ def _compared(
     tell("comparing real people with each other")
     few = Panel(reference, training, spread, k=options.nearest, draws=100, seed=options.seed)
     chosen = spread_over(len(real.ceiling), len(items))
-    same = Sample(
-        everybody.features[chosen], everybody.likeness, None if everybody.shapes is None else everybody.shapes[chosen]
-    )
+    some = everybody[chosen]
+    same = Sample(some.features, everybody.likeness, some.shapes, some.layout)
     ceiling = few.figures(same)
     if training is not None:
         new = float(authenticity(training, reference.features).mean())

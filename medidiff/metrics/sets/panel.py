@@ -21,6 +21,7 @@ Array = NDArray[Any]
 KID, MMD, FID = "KID", "MMD (RBF kernel)", "FID"
 PRECISION, DENSITY, ALPHA = "precision", "density", "alpha-precision"
 RECALL, COVERAGE, BETA = "recall", "coverage", "beta-recall"
+LAYOUT = "layout"
 LIKENESS, AUTHENTICITY, STRUCTURES = "MS-SSIM between items", "authenticity", "structures, Wasserstein"
 
 
@@ -32,11 +33,13 @@ class Sample:
         features: Of an encoder, shape (n, d).
         likeness: MS-SSIM of every two of some of its items, shape (m, m); None if it was not taken.
         shapes: Of its labelled structures, shape (n, values, 4); None without label maps.
+        layout: Correlation of each image with the mean person, shape (n,); None if it was not taken.
     """
 
     features: Array
     likeness: Array | None = None
     shapes: Array | None = None
+    layout: Array | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -44,7 +47,8 @@ class Sample:
     def __getitem__(self, chosen: Sequence[int] | Array) -> Sample:
         """Some of its items; how alike they are is not known of others than it was taken of."""
         index = np.asarray(chosen, dtype=np.intp)
-        return Sample(self.features[index], None, None if self.shapes is None else self.shapes[index])
+        shapes, layout = (None if each is None else each[index] for each in (self.shapes, self.layout))
+        return Sample(self.features[index], None, shapes, layout)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Panel:
             found[COVERAGE] = self._mean(manifolds.coverage(real, fake, self.k), "person")
         if self.training is not None:
             found[AUTHENTICITY] = self._mean(typicality.authenticity(self.training, fake), "item")
+        if sample.layout is not None:
+            found[LAYOUT] = self._mean(sample.layout, "item")
         if sample.likeness is not None:
             found[LIKENESS] = diversity.mean_pair(sample.likeness, seed=self.seed, draws=self.draws, level=self.level)
         if sample.shapes is not None and self.reference.shapes is not None and self.spread is not None:
