@@ -20,13 +20,14 @@ from benchmarks.generators.scoring import SETS, Principal, detail, in_space, lik
 from benchmarks.reconstruction.scoring import save
 from medidiff.io.atomic import atomic_write_text
 from medidiff.metrics.features import load_encoder
+from medidiff.metrics.sets.layout import layout, template
 
 Runs = Mapping[tuple[str, int], Run]
 REAL, MEAN = "real, training people", "mean of the training people"
 SPACES = {"pca": "principal components", "encoder": "learned features"}
 SCORES = tuple(f"{metric}_{space}" for space in SPACES for metric in SETS)
 COLUMNS = (
-    "set", "seed", "images", "parameters", "seconds", "steps", "diverged", *SCORES, "ms_ssim", "detail",
+    "set", "seed", "images", "parameters", "seconds", "steps", "diverged", *SCORES, "layout", "ms_ssim", "detail",
     "seconds_each", "train_mb", "draw_mb",
 )  # fmt: skip
 COLOURS = {"diffusion": "#d1495b", "WGAN-GP": "#2e86ab", "VAE": "#6a994e", REAL: "0.35"}
@@ -36,14 +37,15 @@ def write_rows(runs: Runs, training: Tensor, held_out: Tensor, encoder: str, pat
     """A row a run; besides, as many real people from training, and the mean of all of them, as they would score."""
     learned = load_encoder(encoder)
     spaces = {"pca": Principal.of(training.numpy()), "encoder": learned}
-    real = held_out.numpy()
+    real, mean_person = held_out.numpy(), template(training.numpy())
 
     def scores(images: Tensor) -> dict[str, Any]:
         fake = images.numpy()
         if not np.isfinite(fake).all():
             return {}
         found = {f"{k}_{name}": v for name, space in spaces.items() for k, v in in_space(space, real, fake).items()}
-        return found | {"ms_ssim": likeness(fake), "detail": detail(fake), "images": len(fake)}
+        placed = float(layout(fake, mean_person).mean())
+        return found | {"layout": placed, "ms_ssim": likeness(fake), "detail": detail(fake), "images": len(fake)}
 
     rows = []
     for (name, seed), done in runs.items():
@@ -82,10 +84,10 @@ def write_table(path: Path, seconds: float, settings: Mapping[str, Mapping[str, 
             lines.append(f"| {name} | " + " | ".join(_cell(mine, f"{metric}_{space}") for metric in SETS) + " |")
         parts.append("\n".join(lines) + "\n")
     lines = [
-        "| set | MS-SSIM of pairs | detail | parameters | steps | diverged | CPU s an image | MB to train | to draw |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| set | layout | MS-SSIM of pairs | detail | parameters | steps | diverged | CPU s each | MB to train | to draw |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    columns = ("ms_ssim", "detail", "parameters", "steps", "diverged", "seconds_each", "train_mb", "draw_mb")
+    columns = ("layout", "ms_ssim", "detail", "parameters", "steps", "diverged", "seconds_each", "train_mb", "draw_mb")
     for name in sets:
         mine = [row for row in rows if row["set"] == name]
         cells = [_total(mine) if column == "diverged" else _cell(mine, column) for column in columns]

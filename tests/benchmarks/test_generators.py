@@ -75,12 +75,12 @@ def test_the_table_and_the_figures_tell_all(images: torch.Tensor, tmp_path: Path
     runs = {(name, seed): run(name, SETTINGS, images, 0.1, 8, seed) for name in CONTESTANTS for seed in range(2)}
     rows = ["set,seed,images,parameters,seconds,steps,diverged,kid_pca,mmd_pca,precision_pca,recall_pca,density_pca,"]
     header = rows[0] + "coverage_pca,kid_encoder,mmd_encoder,precision_encoder,recall_encoder,density_encoder,"
-    header += "coverage_encoder,ms_ssim,detail,seconds_each,train_mb,draw_mb"
+    header += "coverage_encoder,layout,ms_ssim,detail,seconds_each,train_mb,draw_mb"
     lines = [header]
     for place, name in enumerate([*CONTESTANTS, *CONTESTANTS, REAL, MEAN]):
         seed = str(place // 3) if name in CONTESTANTS else ""
         lines.append(
-            ",".join([name, seed, "8", "9", "1", "5", "0", *[f"0.{place + 1}"] * 17]).replace(REAL, f'"{REAL}"')
+            ",".join([name, seed, "8", "9", "1", "5", "0", *[f"0.{place + 1}"] * 18]).replace(REAL, f'"{REAL}"')
         )
     (tmp_path / "generators.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = write_table(tmp_path / "generators.csv", 60, dict.fromkeys(CONTESTANTS, SETTINGS))
