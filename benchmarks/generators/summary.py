@@ -84,7 +84,7 @@ def write_table(path: Path, seconds: float, settings: Mapping[str, Mapping[str, 
             lines.append(f"| {name} | " + " | ".join(_cell(mine, f"{metric}_{space}") for metric in SETS) + " |")
         parts.append("\n".join(lines) + "\n")
     lines = [
-        "| set | layout | MS-SSIM of pairs | detail | parameters | steps | diverged | CPU s each | MB to train | to draw |",
+        "| set | layout | MS-SSIM | detail | parameters | steps | diverged | CPU s each | MB to train | to draw |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     columns = ("layout", "ms_ssim", "detail", "parameters", "steps", "diverged", "seconds_each", "train_mb", "draw_mb")
