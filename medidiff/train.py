@@ -139,8 +139,7 @@ def train(
             there are not the processes that the config says.
         CheckpointError: ``resume`` without a fitting state.
     """
-    team = join_team(config.processes, options.device)
-    with team.watch():
+    with join_team(config.processes, options.device) as team:
         return _train(config, options, team, on_progress if team.rank == 0 else None)
 
 

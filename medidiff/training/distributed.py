@@ -81,10 +81,6 @@ class Team(Protocol):
         """A whole tensor, split as ``place`` is."""
         ...
 
-    def watch(self) -> Any:
-        """A context in which the end of another process becomes a typed error."""
-        ...
-
 
 class Alone:
     """One process: a team of itself."""
@@ -118,10 +114,6 @@ class Alone:
 
     def like(self, whole: Tensor, place: Tensor) -> Tensor:
         return whole.to(place)
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        yield
 
 
 class FabricTeam:
@@ -180,22 +172,10 @@ class FabricTeam:
             return whole.to(place)
         return distribute_tensor(whole.to(place.device, place.dtype), place.device_mesh, place.placements)
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            about = str(error).lower()
-            if isinstance(error, torch.distributed.DistError) or any(word in about for word in PEER_WORDS):
-                raise MedidiffError(
-                    f"process {self.rank} of {self.size}: another process of this run has ended, and the run with it; "
-                    "the state on disk is whole: start again with --resume"
-                ) from error
-            raise
 
-
-def join_team(config: ProcessesConfig, device: str | None = None) -> Team:
-    """All the processes that torchrun started, or this one alone.
+@contextmanager
+def join_team(config: ProcessesConfig, device: str | None = None) -> Iterator[Team]:
+    """All the processes that torchrun started, or this one alone, until the end of the block.
 
     Args:
         config: How they work together.
@@ -203,6 +183,7 @@ def join_team(config: ProcessesConfig, device: str | None = None) -> Team:
     Raises:
         ConfigError: there are more or fewer processes than the config says, they were started by something that is
             not torchrun, or Lightning Fabric is not installed.
+        MedidiffError: another process has ended before the block.
     """
     size, started = int(os.environ.get("WORLD_SIZE", "1")), "TORCHELASTIC_RUN_ID" in os.environ
     if config.count is not None and config.count != size:
@@ -212,7 +193,8 @@ def join_team(config: ProcessesConfig, device: str | None = None) -> Team:
         )
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if size == 1:
-        return Alone(chosen)
+        yield Alone(chosen)
+        return
     if not started:
         raise ConfigError(
             f"WORLD_SIZE is {size}, but torchrun did not start this process, so that each would train by itself; "
@@ -226,7 +208,19 @@ def join_team(config: ProcessesConfig, device: str | None = None) -> Team:
     torch.distributed.all_reduce(ones)
     if int(ones) != size:
         raise ConfigError(f"torchrun promised {size} processes, and {int(ones)} answer")
-    return team
+    try:
+        yield team
+    except RuntimeError as error:
+        about = str(error).lower()
+        if isinstance(error, torch.distributed.DistError) or any(word in about for word in PEER_WORDS):
+            raise MedidiffError(
+                f"process {team.rank} of {size}: another process of this run has ended, and the run with it; "
+                "the state on disk is whole: start again with --resume"
+            ) from error
+        raise
+    finally:
+        # Left to the interpreter's end, gloo's threads are now and then torn down while they run, which aborts.
+        torch.distributed.destroy_process_group()
 
 
 def _launch(strategy: str, device: str, size: int) -> Fabric:

@@ -1,7 +1,7 @@
 """Tiny training runs of several processes, for torchrun to start: ``-m tests.training.team TASK FOLDER``.
 
-``die``: the last process kills itself after step 7; ``finish``: a straight run, the dead one resumed, and one whose
-weights are split over the processes.
+``die``: the last process kills itself after step 7; ``finish``: a straight run, and the dead one resumed; ``split``: a
+run whose weights are split over the processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ def run(folder: Path, team: Team, *, resume: bool = False, dies: bool = False) -
         trainer.resume()
     if dies and team.rank == team.size - 1:
         trainer.batches = Deadly(trainer)  # type: ignore[assignment]
-    with team.watch():
-        trainer.run(checkpoint_every=-1, report_every=1)
-        trainer.export(folder / "model.safetensors", {"name": "tiny"})
+    trainer.run(checkpoint_every=-1, report_every=1)
+    trainer.export(folder / "model.safetensors", {"name": "tiny"})
 
 
 class Deadly:
@@ -43,13 +42,13 @@ class Deadly:
 
 def main() -> None:
     task, folder = sys.argv[1], Path(sys.argv[2])
-    team = join_team(ProcessesConfig(count=2), "cpu")
-    if task == "die":
-        run(folder / "killed", team, dies=True)
-    else:
-        run(folder / "straight", team)
-        run(folder / "killed", team, resume=True)
-        run(folder / "split", join_team(ProcessesConfig(strategy="fsdp"), "cpu"))
+    processes = ProcessesConfig(strategy="fsdp") if task == "split" else ProcessesConfig(count=2)
+    with join_team(processes, "cpu") as team:
+        if task == "finish":
+            run(folder / "straight", team)
+            run(folder / "killed", team, resume=True)
+        else:
+            run(folder / {"die": "killed"}.get(task, task), team, dies=task == "die")
 
 
 if __name__ == "__main__":

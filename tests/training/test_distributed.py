@@ -38,8 +38,9 @@ def runs(head: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert died.returncode != 0
     (folder / "died.txt").write_text(died.stderr)
     (folder / "step.txt").write_text(str(load_state(folder / "killed" / "state.safetensors")[1]["step"]))
-    finished = torchrun("tests.training.team", "finish", str(folder))
-    assert finished.returncode == 0, finished.stderr
+    for task in ("finish", "split"):
+        finished = torchrun("tests.training.team", task, str(folder))
+        assert finished.returncode == 0, finished.stderr
     return folder
 
 
@@ -85,18 +86,19 @@ def test_split_weights_are_put_together_for_the_model_file(runs: Path) -> None:
 
 
 def test_one_process_where_the_config_wants_two_is_refused() -> None:
-    with pytest.raises(ConfigError, match="torchrun --nproc-per-node 2"):
-        join_team(ProcessesConfig(count=2))
-    assert join_team(ProcessesConfig(count=1), "cpu").size == 1
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node 2"), join_team(ProcessesConfig(count=2)):
+        pass
+    with join_team(ProcessesConfig(count=1), "cpu") as team:
+        assert team.size == 1
 
 
 def test_many_lonely_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match="each would train by itself"):
-        join_team(ProcessesConfig())
+    with pytest.raises(ConfigError, match="each would train by itself"), join_team(ProcessesConfig()):
+        pass
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(ConfigError, match="device of its own"):
-        join_team(ProcessesConfig(), "cuda:1")
+    with pytest.raises(ConfigError, match="device of its own"), join_team(ProcessesConfig(), "cuda:1"):
+        pass
 
 
 class Ranks:
