@@ -136,7 +136,7 @@ def calibrate(
         CheckpointError: there is no such model.
     """
     from medidiff.diffusion.checkpoint import file_hash, load_model
-    from medidiff.reconstruct.use_case import choose_device
+    from medidiff.diffusion.device import choose_device
     from medidiff.uncertainty import Calibration, save_calibration
 
     if output.suffix != ".json":

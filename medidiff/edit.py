@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medidiff import __version__
 from medidiff.diffusion.checkpoint import GENERATOR_FORMAT, file_hash, load_model
 from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.device import choose_device
 from medidiff.diffusion.generator import GenerativeModel, Value, load_generator
 from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
 from medidiff.generation.edit import EditSettings, seam
@@ -183,10 +184,7 @@ def _labels(path: Path, scan: Volume, model: Model) -> Array:
 
 
 def _load(path: Path, options: EditOptions) -> Model:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device(options.device or ("cuda" if count else "cpu"))
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"there is no device {options.device}: torch sees {count} CUDA devices; use --device cpu")
+    device = choose_device(options.device)
     if read_info(path).header.get("format") == GENERATOR_FORMAT:
         return load_generator(path, device)[0]
     if options.conditions or options.guidance_scale != 1:

@@ -80,6 +80,8 @@ def reconstruct(
     check_job(job, options)
     model = _choose_model(job, options, given[0])
     calibration = find_calibration(options, model)
+    from medidiff.diffusion.device import choose_device  # loads torch
+
     device = choose_device(options.device)
     plan = job.plan() if model is not None else job.plan().without_prior()
     if on_plan is not None:
@@ -101,26 +103,6 @@ def reconstruct(
         **certainty.record,
     }
     return _write(given, targets, job, plan, run, certainty, record)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default CUDA where there is one.
-
-    Raises:
-        ConfigError: this machine has no such device.
-    """
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        device = torch.device(name or ("cuda" if count else "cpu"))
-    except RuntimeError:
-        raise ConfigError(f"there is no kind of device {name}; use cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name}: expected cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"there is no device {name}: torch sees {count} CUDA devices here; use --device cpu")
-    return device
 
 
 def _choose_model(job: Job, options: ReconstructOptions, source: Path) -> Path | None:

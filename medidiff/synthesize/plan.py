@@ -1,0 +1,94 @@
+"""What the record of a set says before the first item is drawn."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from medidiff import __version__
+from medidiff.config import config_digest
+from medidiff.diffusion.generator import GeneratorSpec
+from medidiff.errors import CheckpointError
+from medidiff.generation.draw import level_of
+from medidiff.models import find_model
+from medidiff.synthesize.options import SynthesizeOptions
+from medidiff.synthesize.wishes import Wishes
+from medidiff.synthetic import Code, Generator, LabelClass, SetPlan, Source
+
+# Of these the card of a generator must tell, or no set can be made with it: a set without licences cannot go out.
+NEEDED_ON_CARD = ("sources", "samples_licence", "training_split_sha256")
+
+
+def make_plan(
+    options: SynthesizeOptions, name: str, sha256: str, card: dict[str, Any], spec: GeneratorSpec, wishes: Wishes
+) -> SetPlan:
+    from medidiff.diffusion.checkpoint import file_hash
+
+    missing = [key for key in NEEDED_ON_CARD if not card.get(key)]
+    if missing:
+        raise CheckpointError(
+            f"the card of the generator {name} does not tell {', '.join(missing)}: no set made with it could go out"
+        )
+    # What the files are called, and how many items are drawn at once, does not change what is drawn.
+    same = options.model_copy(update={"batch": 1, "device": None, "model": name, "labels": None, "vary": None})
+    sampler: dict[str, Any] = {
+        "steps": options.steps,
+        "solver": options.solver,
+        "guidance_scale": options.guidance_scale,
+        "evaluations": options.sampling.evaluations(bool(options.conditions)),
+        "sigma_min": spec.sigma_min,
+        "sigma_max": spec.sigma_max,
+        **wishes.digests,
+    }
+    if options.upsample is not None:
+        found = find_model(options.upsample)
+        sampler |= {"upsample": found.stem, "upsample_sha256": file_hash(found), "spacing_mm": options.spacing}
+    if options.vary is not None:
+        sampler |= {"strength": options.strength, "begins_at_sigma": round(level_of(spec, options.strength), 6)}
+    try:
+        return SetPlan(
+            name=options.name,
+            description=options.description or _description(options, name, card),
+            note=_note(options),
+            created=datetime.now(UTC),
+            code_version=__version__,
+            config_sha256=config_digest(same),
+            seed=options.seed,
+            generator=Generator(name=name, sha256=sha256, card=card, sampler=sampler),
+            sources=tuple(Source.model_validate(source) for source in card["sources"]),
+            training_split_sha256=card["training_split_sha256"],
+            licence=card["samples_licence"],
+            labels=tuple(_label_class(entry.value, entry.name, card) for entry in spec.labels),
+            metadata_model=options.metadata.line(),
+            public_conditions=tuple(sorted(card.get("public_conditions", ()))),
+            body_part=card.get("body_part"),
+            skull_stripped=bool(card.get("skull_stripped", False)),
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(f"the card of the generator {name}: {place}: {problem['msg']}") from None
+
+
+def _label_class(value: int, name: str, card: dict[str, Any]) -> LabelClass:
+    code = card.get("label_codes", {}).get(str(value))
+    return LabelClass(value=value, name=name, code=None if code is None else Code.model_validate(code))
+
+
+def _description(options: SynthesizeOptions, name: str, card: dict[str, Any]) -> str:
+    what = str(card.get("summary", f"volumes drawn from the generator {name}"))
+    if options.labels is not None:
+        return f"{what}. Images drawn for given label maps."
+    if options.vary is not None:
+        return f"{what}. Variations of one given scan."
+    return f"{what}. Images and label maps drawn together."
+
+
+def _note(options: SynthesizeOptions) -> str:
+    if options.labels is not None:
+        return "The label maps were given, not drawn: where they come from people, they show those people's anatomy."
+    if options.vary is not None:
+        return "Every item is a variation of one given scan and shows what that scan shows."
+    return ""
