@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from medidiff import __version__
-from medidiff.diffusion.checkpoint import GENERATOR_FORMAT, file_hash, load_model
+from medidiff.diffusion.checkpoint import GENERATOR_FORMAT, load_model
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.device import choose_device
 from medidiff.diffusion.generator import GenerativeModel, Value, load_generator
@@ -24,7 +24,7 @@ from medidiff.io import check_restorable, read_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.overwrite import can_overwrite, overwrite
 from medidiff.io.places import beside, check_targets
-from medidiff.io.source import open_source
+from medidiff.io.source import file_sha256, open_source
 from medidiff.io.writers import write_nifti
 from medidiff.models import find_model, read_info
 from medidiff.restoration.repair import check_same_grid
@@ -131,7 +131,7 @@ def edit(scan: Path, output: Path, options: EditOptions, on_progress: OnProgress
         raise CheckpointError("the model gave values that are not finite: its weights are damaged; nothing was written")
     record = {
         **_about(path, options, settings, volume),
-        "source_sha256": None if scan.is_dir() else file_hash(scan),
+        "source_sha256": None if scan.is_dir() else file_sha256(scan),
         "regenerated_voxels": int(region.sum()),
         "regenerated_share": float(region.mean()),
         "border_before": _number(seam(frame, region)),
@@ -217,9 +217,9 @@ def _about(path: Path, options: EditOptions, settings: EditSettings, volume: Vol
         "medidiff": __version__,
         "torch": torch.__version__,
         "modality": volume.modality.value,
-        "model": {"name": path.stem, "sha256": file_hash(path)},
-        "mask_sha256": None if options.mask is None else file_hash(options.mask),
-        "labels_sha256": None if options.labels is None else file_hash(options.labels),
+        "model": {"name": path.stem, "sha256": file_sha256(path)},
+        "mask_sha256": None if options.mask is None else file_sha256(options.mask),
+        "labels_sha256": None if options.labels is None else file_sha256(options.labels),
         "conditions": dict(options.conditions),
         "guidance_scale": options.guidance_scale,
         "strength": settings.strength,
@@ -254,7 +254,7 @@ def _write(
             "sample": number + 1,
             "border_after": record["border_after"][number],
             "kept": "every byte but the region and the description" if byte_for_byte else "every value, as float32",
-            "sha256": file_hash(path),
+            "sha256": file_sha256(path),
         }
         atomic_write_json(own, marked)
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from medidiff.cli.app import main
-from medidiff.diffusion.checkpoint import file_hash
 from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
+from medidiff.io.source import file_sha256
 from medidiff.rng import derive_seed
 from medidiff.synthesize import SynthesizeOptions, synthesize
 from medidiff.synthetic import K, SyntheticSet, rare_combinations
@@ -52,7 +52,7 @@ def test_a_set_is_whole_and_says_what_made_it(model: Path, tmp_path: Path) -> No
     assert made.faults() == []
     assert (result.items, result.made, result.set_sha256) == (3, 3, made.sha256)
     record = made.record
-    assert record.generator.sha256 == file_hash(model)
+    assert record.generator.sha256 == file_sha256(model)
     assert record.generator.card == CARD
     assert record.training_split_sha256 == CARD["training_split_sha256"]
     assert (record.licence, record.sources[0].name) == ("CC0-1.0", "nobody")

@@ -19,9 +19,10 @@ from benchmarks.coverage.summary import write_figure, write_table
 from benchmarks.docs import include
 from benchmarks.rows import Rows
 from medidiff.calibrate import CalibrateOptions, fine_scan, restored, slice_operator
-from medidiff.diffusion.checkpoint import file_hash, load_model
+from medidiff.diffusion.checkpoint import load_model
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.io.atomic import atomic_write_bytes
+from medidiff.io.source import file_sha256
 from medidiff.models import find_model
 from medidiff.uncertainty import Calibration, beside_model, load_calibration
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = find_model(args.model)
     model, calibration = load_model(path)[0], load_calibration(args.calibration or beside_model(path))
-    if calibration.model_sha256 != file_hash(path) or calibration.samples:
+    if calibration.model_sha256 != file_sha256(path) or calibration.samples:
         raise SystemExit("the calibration was made for other weights, or for samples: give the one of this model")
     tried = [(stratum.profile, stratum.factor) for stratum in calibration.strata]
     profiles = dict.fromkeys(profile for profile, _ in tried)

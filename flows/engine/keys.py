@@ -17,6 +17,7 @@ from pathlib import Path
 
 import medidiff
 from medidiff.config import Config, config_digest
+from medidiff.io.source import file_sha256
 
 _PACKAGE = Path(medidiff.__file__).parent
 # Whose results may change with their version.
@@ -71,8 +72,7 @@ class Fingerprints:
             known = self._memory.execute("SELECT sha256 FROM seen WHERE place = ?", (place,)).fetchone()
         if known is not None:
             return str(known[0])
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_sha256(path)
         if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_SECONDS:
             with self._lock:
                 self._memory.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (place, sha256))

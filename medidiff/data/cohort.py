@@ -24,6 +24,7 @@ from medidiff.errors import ConfigError, InputError, MedidiffError
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume
 from medidiff.io.formats import strip_extension
+from medidiff.io.source import file_sha256
 from medidiff.volume import Modality, Volume
 
 # Two grids of one person may differ by what a header rounds, mm.
@@ -164,8 +165,7 @@ def image_sha256(person: Person) -> str:
         InputError: it cannot be read; which person is said by number.
     """
     try:
-        with person.image.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(person.image)
     except OSError as error:
         raise InputError(f"person {person.index}: the image cannot be read ({error.strerror})") from None
 

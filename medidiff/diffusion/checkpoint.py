@@ -7,7 +7,6 @@ with the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.network import build_network
 from medidiff.errors import CheckpointError, ConfigError
 from medidiff.io.atomic import atomic_file
+from medidiff.models import read_header
 
 FORMAT = "medidiff-model/1"
 GENERATOR_FORMAT = "medidiff-generator/1"
@@ -30,8 +30,6 @@ _OTHER_USE = (
     "{path}: a generator of synthetic volumes, which restores nothing: use it with `medidiff synthesize`",
     "{path}: not a generator of synthetic volumes: `medidiff models` tells which model is one",
 )
-# A header is a few kilobytes; a file may not make us read more before anything is checked.
-MAX_HEADER_BYTES = 1 << 20
 MAX_MODEL_BYTES = 4 << 30
 # A header that names more levels or blocks is not believed.
 MAX_LEVELS, MAX_BLOCKS = 8, 16
@@ -148,12 +146,6 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         raise CheckpointError(f"{path}: the training state has no readable record") from error
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     with atomic_file(path) as temporary:
         write_tensors(temporary, tensors, header)
@@ -187,11 +179,9 @@ def _load(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            declared = int.from_bytes(stream.read(8), "little")
-        if size > MAX_MODEL_BYTES or declared > min(MAX_HEADER_BYTES, size):
-            raise CheckpointError(f"{path}: not a model file of medidiff: its header claims {declared} bytes")
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise CheckpointError(f"{path}: larger than any model of medidiff ({MAX_MODEL_BYTES >> 30} GiB)")
+        read_header(path)  # what it claims is checked before safetensors believes it
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             if header.get("format") != wanted:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from medidiff.errors import InputError
+from medidiff.io.source import file_sha256
 from medidiff.synthetic.marks import nifti_is_marked
 
 SUMS = "SHA256SUMS"
@@ -90,7 +90,4 @@ def _dicom_is_marked(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return "" if path.is_symlink() or not path.is_file() else file_sha256(path)

@@ -16,9 +16,9 @@ from medidiff.export.bids import ANAT_SUFFIXES, Contrast, Kind, entities_of, kin
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
 from medidiff.ingestion.planes import without_text
-from medidiff.ingestion.series import Tools, file_digest
+from medidiff.ingestion.series import Tools
 from medidiff.io import VolumeInfo, probe, read_volume
-from medidiff.io.source import open_source
+from medidiff.io.source import file_sha256, open_source
 from medidiff.privacy.identity import Identity, identity_of
 from medidiff.privacy.policy import CannotClean
 from medidiff.privacy.sidecar import clean_sidecar
@@ -53,7 +53,7 @@ def image_digest(path: Path, tools: Tools) -> str:
     """
     parts = [part for part in (path, _image_of_pair(path)) if part is not None]
     try:
-        contents = [file_digest(part) for part in parts]
+        contents = [file_sha256(part) for part in parts]
     except OSError as error:
         raise SetApart(lines.UNUSABLE_IMAGE, f"the system cannot read it ({error.strerror})") from error
     return tools.key.token("image", "\n".join([tools.fingerprint, *contents]), 32)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import stat
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +15,7 @@ from medidiff.export.bids import Contrast, Kind, kind_of_mr
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
 from medidiff.io.dicom import InstanceHeader, Layout, ReadPolicy, SeriesPlan, find_series, load
+from medidiff.io.source import file_sha256
 from medidiff.privacy.deidentify import deidentify_dataset, quiet_pydicom, write_clean
 from medidiff.privacy.deidentify_tree import read_for_cleaning
 from medidiff.privacy.identity import identity_of, patient_of
@@ -87,27 +84,9 @@ def volume_digest(plan: SeriesPlan, tools: Tools) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    contents = {path: file_digest(Path(path)) for path in plan.files}
+    contents = {path: file_sha256(Path(path)) for path in plan.files}
     slots = (f"{contents[s.header.path]} {s.plane.index}" for frame in plan.frames for s in frame.slots)
     return tools.key.token("planes", "\n".join([tools.fingerprint, plan.label, *slots]), 32)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        OSError: it cannot be read, or is no plain file: a pipe or a device would be read without end.
-    """
-    with open(path, "rb", opener=_open_plain) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _open_plain(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "no plain file")
-    return descriptor
 
 
 def plane_count(plan: SeriesPlan) -> int:

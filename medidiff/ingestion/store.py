@@ -16,10 +16,10 @@ from medidiff.ingestion.candidate import Candidate, SetApart
 from medidiff.ingestion.duplicates import SAME_TEXTURE, Fingerprints, fingerprint, same_texture, voxel_hash
 from medidiff.ingestion.faces import BodyPart, without_face
 from medidiff.ingestion.quality import QualityGate, assess
-from medidiff.ingestion.series import file_digest
 from medidiff.ingestion.state import DatasetState, StoredVolume
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
+from medidiff.io.source import file_sha256
 from medidiff.report.contact import thumbnail_png
 from medidiff.volume import Volume
 
@@ -136,7 +136,7 @@ def _record(candidate: Candidate, volume: Volume, path: str, image: Path, hashed
         split="",
         usable=True,
         reasons=(),
-        sha256=file_digest(image),
+        sha256=file_sha256(image),
         voxels_sha256=hashed,
         shape=geometry.shape,
         frames=int(volume.data.shape[0]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
+import hashlib
 import os
 import stat
 import zlib
@@ -105,6 +107,24 @@ def open_stream(path: Path, *, start: int = 0, compression: str = "") -> Iterato
                 yield cast(IO[bytes], stream)
         else:
             yield file
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file: a pipe or a device would be read without end.
+    """
+    with open(path, "rb", opener=_plain_only) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _plain_only(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no plain file")
+    return descriptor
 
 
 def read_into(stream: IO[bytes], buffer: memoryview, path: Path) -> int:

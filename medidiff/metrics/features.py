@@ -23,6 +23,7 @@ from pydantic import Field
 
 from medidiff.config import Config, load_config
 from medidiff.errors import CheckpointError, InputError
+from medidiff.io.source import file_sha256
 from medidiff.models import find_model, read_info
 
 if TYPE_CHECKING:
@@ -249,7 +250,6 @@ def _is_counter(name: str) -> bool:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error

@@ -15,6 +15,7 @@ from medidiff.errors import CheckpointError
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".safetensors"
+# A header is a few kilobytes; a file may not make us read more before anything is checked.
 MAX_HEADER_BYTES = 1 << 20
 
 
@@ -79,18 +80,13 @@ def read_info(path: Path) -> ModelInfo:
         CheckpointError: not a model file of medidiff, or damaged.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > min(MAX_HEADER_BYTES, size):
-                raise CheckpointError(f"{path}: not a model file of medidiff: its header claims {length} bytes")
-            header = json.loads(stream.read(length))
+        header = json.loads(read_header(path))
         told = header.pop("__metadata__")
         return ModelInfo(
             name=path.stem,
             path=path,
             parameters=sum(_product(entry["shape"]) for entry in header.values()),
-            size=size,
+            size=path.stat().st_size,
             network=dict(json.loads(told["network"])),
             card=dict(json.loads(told["card"])),
             version=str(told["medidiff"]),
@@ -102,6 +98,20 @@ def read_info(path: Path) -> ModelInfo:
         # What is in the file stays out of the message: somebody may have given a scan, and a scan has a name in it.
         kind = type(error).__name__
         raise CheckpointError(f"{path}: not a model file of medidiff ({kind} in its header); is it whole?") from error
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a safetensors file, as JSON; what it claims of its own size is checked before it is read.
+
+    Raises:
+        CheckpointError: it claims more than the file has, or than any header of ours.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(MAX_HEADER_BYTES, path.stat().st_size):
+            raise CheckpointError(f"{path}: not a model file of medidiff: its header claims {length} bytes")
+        return stream.read(length)
 
 
 def _product(shape: list[int]) -> int:

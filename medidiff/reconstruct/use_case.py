@@ -19,6 +19,7 @@ from medidiff.errors import CheckpointError, ConfigError, InputError
 from medidiff.io import write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import default_output
+from medidiff.io.source import file_sha256
 from medidiff.models import find_model, is_shipped
 from medidiff.reconstruct.certainty import Certainty, certainty_of, check_job, find_calibration
 from medidiff.reconstruct.jobs import find_job
@@ -133,7 +134,7 @@ def _carried_out(
     """The arrays, and how they came about."""
     import torch
 
-    from medidiff.diffusion.checkpoint import file_hash, load_model
+    from medidiff.diffusion.checkpoint import load_model
     from medidiff.diffusion.denoiser import Preconditioned
     from medidiff.diffusion.network import NoNetwork
     from medidiff.restoration import Settings
@@ -141,7 +142,7 @@ def _carried_out(
     if path is None:
         model, name = Preconditioned(NoNetwork()).to(device).eval(), None
     else:
-        model, name = load_model(path, device)[0], {"name": path.stem, "sha256": file_hash(path)}
+        model, name = load_model(path, device)[0], {"name": path.stem, "sha256": file_sha256(path)}
     settings = Settings(
         samples=options.draws, steps=options.steps, seed=resolve_seed(options.seed), guidance=job.guidance
     )

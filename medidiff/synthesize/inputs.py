@@ -15,6 +15,7 @@ from medidiff.diffusion.generator import GeneratorSpec
 from medidiff.errors import GeometryError, InputError, MedidiffError
 from medidiff.io import read_volume
 from medidiff.io.formats import strip_extension
+from medidiff.io.source import file_sha256
 from medidiff.volume import Volume
 
 SPACING_TOLERANCE = 0.02
@@ -90,6 +91,5 @@ def digest(files: Sequence[Path]) -> str:
     """Of what files hold, in their order; their names are not in it."""
     whole = hashlib.sha256()
     for path in files:
-        with path.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(bytes.fromhex(file_sha256(path)))
     return whole.hexdigest()

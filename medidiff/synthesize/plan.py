@@ -12,6 +12,7 @@ from medidiff.config import config_digest
 from medidiff.diffusion.generator import GeneratorSpec
 from medidiff.errors import CheckpointError
 from medidiff.generation.draw import level_of
+from medidiff.io.source import file_sha256
 from medidiff.models import find_model
 from medidiff.synthesize.options import SynthesizeOptions
 from medidiff.synthesize.wishes import Wishes
@@ -24,8 +25,6 @@ NEEDED_ON_CARD = ("sources", "samples_licence", "training_split_sha256")
 def make_plan(
     options: SynthesizeOptions, name: str, sha256: str, card: dict[str, Any], spec: GeneratorSpec, wishes: Wishes
 ) -> SetPlan:
-    from medidiff.diffusion.checkpoint import file_hash
-
     missing = [key for key in NEEDED_ON_CARD if not card.get(key)]
     if missing:
         raise CheckpointError(
@@ -44,7 +43,7 @@ def make_plan(
     }
     if options.upsample is not None:
         found = find_model(options.upsample)
-        sampler |= {"upsample": found.stem, "upsample_sha256": file_hash(found), "spacing_mm": options.spacing}
+        sampler |= {"upsample": found.stem, "upsample_sha256": file_sha256(found), "spacing_mm": options.spacing}
     if options.vary is not None:
         sampler |= {"strength": options.strength, "begins_at_sigma": round(level_of(spec, options.strength), 6)}
     try:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from medidiff.data.cohort import centred_grid
-from medidiff.diffusion.checkpoint import file_hash, load_model
+from medidiff.diffusion.checkpoint import load_model
 from medidiff.diffusion.device import choose_device
 from medidiff.diffusion.generator import GenerativeModel, GeneratorSpec, load_generator
 from medidiff.generation.draw import Drawn, draw
+from medidiff.io.source import file_sha256
 from medidiff.models import find_model
 from medidiff.synthesize.options import SynthesizeOptions, SynthesizeResult
 from medidiff.synthesize.plan import make_plan
@@ -47,7 +48,7 @@ def synthesize(output: Path, options: SynthesizeOptions, on_progress: OnProgress
     model.spec.vector(dict(options.conditions))  # a wish that cannot be granted is told before anything is written
     wishes = Wishes(model.spec, options)
     second = _second_stage(options, device, model.spec)
-    plan = make_plan(options, path.stem, file_hash(path), card, model.spec, wishes)
+    plan = make_plan(options, path.stem, file_sha256(path), card, model.spec, wishes)
     writer = SyntheticSetWriter(output, plan)
     made = 0 if writer.finished else _make(writer, model, second, wishes, options, on_progress)
     finished = writer.finish()

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 from medidiff.config import Config
 from medidiff.data.intensity import CT_AIR_HU, CT_WINDOW_HU
-from medidiff.diffusion.checkpoint import file_hash, load_model, write_tensors
+from medidiff.diffusion.checkpoint import load_model, write_tensors
 from medidiff.io.atomic import atomic_file
+from medidiff.io.source import file_sha256
 from medidiff.operators.projection import ParallelBeam, views
 from medidiff.operators.task import Task
 from medidiff.restoration.looks import later_look, look_again
@@ -111,7 +112,7 @@ class ProjectionBatches:
         for volume in volumes:
             digest.update(repr((tuple(volume.data.shape), volume.weight, float(volume.data.float().sum()))).encode())
         if self.config.looks_from is not None:
-            digest.update(file_hash(self.config.looks_from).encode())
+            digest.update(file_sha256(self.config.looks_from).encode())
         return digest.hexdigest()
 
     def __getitem__(self, step: int) -> Batch:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medidiff.diffusion.checkpoint import FORMAT, file_hash, load_model, load_state, save_model, save_state
+from medidiff.diffusion.checkpoint import FORMAT, load_model, load_state, save_model, save_state
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import CheckpointError, OutputError
+from medidiff.io.source import file_sha256
 from tests.diffusion.networks import random_unet, smooth_condition
 from tests.tiny_model import write_tiny_model
 
@@ -134,19 +135,19 @@ def test_a_header_without_its_parts_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(model_file: Path) -> None:
-    before = file_hash(model_file)
+    before = file_sha256(model_file)
     with pytest.raises(TypeError):
         save_model(model_file, NETWORK, {"w": torch.zeros(1)}, {"not json": {1, 2}})
     with pytest.raises(Exception, match="memory format"):
         save_model(model_file, NETWORK, {"w": torch.zeros(2, 2).to_sparse()}, CARD)
-    assert file_hash(model_file) == before
+    assert file_sha256(model_file) == before
     assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
     with pytest.raises(OutputError):
         save_model(model_file.parent / "no-such-folder" / "m.safetensors", NETWORK, {"w": torch.zeros(1)}, CARD)
 
 
 def test_a_disk_that_is_full_is_told_as_such_and_the_old_file_stays(model_file: Path) -> None:
-    before = file_hash(model_file)
+    before = file_sha256(model_file)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -154,7 +155,7 @@ def test_a_disk_that_is_full_is_told_as_such_and_the_old_file_stays(model_file: 
             save_model(model_file, NETWORK, {"w": torch.zeros(10_000)}, CARD)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert file_hash(model_file) == before
+    assert file_sha256(model_file) == before
     assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medidiff.diffusion.checkpoint import file_hash
 from medidiff.errors import InputError
+from medidiff.io.source import file_sha256
 from medidiff.models import shipped_models
 from medidiff.operators import MeasuredProfile, SliceProfile
 from medidiff.uncertainty import NotCalibratedError, beside_model, load_calibration, save_calibration
@@ -27,7 +27,7 @@ def test_every_shipped_calibration_fits_the_model_beside_it() -> None:
     assert [path.stem for path in found if path.stem == "brain-t1"], "brain-t1 ships with a calibration"
     for path in found:
         one = load_calibration(beside_model(path))
-        one.check(model_sha256=file_hash(path), modality=one.modality, spacing_mm=1.0, samples=0, steps=None)
+        one.check(model_sha256=file_sha256(path), modality=one.modality, spacing_mm=1.0, samples=0, steps=None)
         assert one.people >= 9
         for stratum in one.strata:
             width = one.half_width(seen(), SliceProfile(stratum.factor, stratum.factor, stratum.profile))  # type: ignore[arg-type]
