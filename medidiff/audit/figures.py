@@ -1,12 +1,8 @@
-"""From what was measured to the figures, notes and neighbours of a privacy report."""
+"""From what was measured to the figures of a privacy report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-import numpy as np
-
-from medidiff.privacy.leakage.decision import FEWEST_PEOPLE, Estimate, Word, share, tpr_at_fpr
+from medidiff.privacy.leakage.decision import Estimate, Word, share, tpr_at_fpr
 from medidiff.privacy.leakage.examine import Array, Copies
 from medidiff.privacy.leakage.memorisation import FALSE_ALARM, FEWEST_FOR_A_LIMIT
 from medidiff.synthetic.reports import Family, Metric, Outcome
@@ -85,21 +81,3 @@ def low_rate_figure(name: str, members: Array, non_members: Array) -> Metric:
             else ""
         ),
     )
-
-
-def reasons(members: int, non_members: int, items: int) -> list[str]:
-    """Why the whole cannot pass, whatever single figures say."""
-    told = []
-    if min(members, non_members) < FEWEST_PEOPLE:
-        told.append(
-            f"too few people: {members} trained on and {non_members} others, {FEWEST_PEOPLE} are needed on either side"
-        )
-    if items < FEWEST_ITEMS:
-        told.append(f"too few items: {items}, {FEWEST_ITEMS} are needed")
-    return told
-
-
-def order_of_nearness(copies: Iterable[Copies], leads: Array, limit: float) -> Sequence[int]:
-    """Items with what needs looking at first: copies of any kind, then by how far the lead goes."""
-    found = np.any([entry.found for entry in copies], axis=0)
-    return [int(item) for item in np.lexsort((-leads / limit, ~found))]

@@ -9,37 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.cohort import People, Person, load_people
-from medidiff.errors import InputError
 from medidiff.evaluate.judgement import BLUR, COLLAPSE, COPIES, ERODED, NOISE, SCRAMBLED
 from medidiff.metrics.features import Encoder
 from medidiff.metrics.sets import corruptions, diversity, structures
 from medidiff.metrics.sets.layout import layout
 from medidiff.metrics.sets.panel import Sample
 from medidiff.rng import derive_seed
-from medidiff.synthetic.stored import SyntheticSet
 
 Array = NDArray[Any]
 # What floors are spoiled by: damage that a reader sees at once, and no more.
 BLUR_VOXELS, NOISE_STD, ERODED_VOXELS, DISTINCT_SHARE = 0.8, 0.1, 1, 8
-
-
-def read_set(synthetic: SyntheticSet, shape: tuple[int, int, int]) -> People:
-    """The items of a set, read and scaled exactly as people are.
-
-    Raises:
-        InputError: a file is missing or altered.
-    """
-    faults = synthetic.faults()
-    if faults:
-        raise InputError(f"the set is not what its records say: {faults[0]} ({len(faults)} faults in all)")
-    items = [
-        Person(
-            index, synthetic.folder / item.image.path, synthetic.folder / item.label.path if item.label else None
-        )
-        for index, item in enumerate(synthetic.items)
-    ]  # fmt: skip
-    return load_people(items, shape)
 
 
 def framed(images: Array, inside: Array) -> Array:

@@ -25,7 +25,7 @@ from medidiff.errors import ConfigError, InputError
 from medidiff.evaluate.agreement import agreement_metrics
 from medidiff.evaluate.judgement import COPIES, ERODED, Figures, judged
 from medidiff.evaluate.options import EvaluateOptions, EvaluateResult, Resampling
-from medidiff.evaluate.sides import Eye, floors_of, framed, read_set, spread_over
+from medidiff.evaluate.sides import Eye, floors_of, framed, spread_over
 from medidiff.evaluate.usefulness import trainings, utility_metrics, write_rows
 from medidiff.metrics.features import load_encoder
 from medidiff.metrics.intervals import Interval
@@ -33,6 +33,7 @@ from medidiff.metrics.sets import panel
 from medidiff.metrics.sets.layout import template
 from medidiff.metrics.sets.panel import Panel, Sample
 from medidiff.metrics.sets.typicality import authenticity
+from medidiff.synthetic.items import read_items
 from medidiff.synthetic.reports import Metric, QualityReport, write_report
 from medidiff.synthetic.stored import SyntheticSet
 
@@ -81,7 +82,7 @@ def evaluate(
     tell("reading the set and people")
     synthetic = SyntheticSet.open(folder)
     real = _real(synthetic, options)
-    items = read_set(synthetic, options.shape)
+    items = read_items(synthetic, options.shape)
     if len(items) < FEWEST_ITEMS:
         raise InputError(f"{folder}: a set of {len(items)} items; figures are taken of {FEWEST_ITEMS} or more")
     encoder = load_encoder(options.features)
