@@ -117,7 +117,24 @@ class Composition(LinearOperator):
         return self.first._adjoint(self.second._adjoint(y))
 
 
-class Identity(LinearOperator):
+class OnGrid(LinearOperator):
+    """Measurements that are an image on its own grid: whoever restores it is shown it as it is."""
+
+    def reference(self, y: Tensor) -> Tensor:
+        """The measurement is an image already, shape (b, *in_shape)."""
+        self._check(y, self.out_shape, "measurement")
+        return y
+
+    def known(self, y: Tensor) -> Tensor:
+        """Every voxel was measured, shape (b, *in_shape)."""
+        return torch.ones_like(y)
+
+    def task(self, noise_std: float = 0.0) -> Task:
+        """Noise is what a network knows of an image on its own grid."""
+        return Task(noise=noise_std)
+
+
+class Identity(OnGrid):
     """Measures everything: with noise it makes reconstruction a denoising."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -131,19 +148,6 @@ class Identity(LinearOperator):
 
     def solve_gram(self, r: Tensor, damping: float | Tensor) -> Tensor:
         return r / (1 + per_item(damping, r))
-
-    def reference(self, y: Tensor) -> Tensor:
-        """The measurement is an image already, shape (b, *in_shape)."""
-        self._check(y, self.out_shape, "measurement")
-        return y
-
-    def known(self, y: Tensor) -> Tensor:
-        """Every voxel was measured, shape (b, *in_shape)."""
-        return torch.ones_like(y)
-
-    def task(self, noise_std: float = 0.0) -> Task:
-        """Nothing was done but that noise came in."""
-        return Task(noise=noise_std)
 
 
 def per_item(value: float | Tensor, like: Tensor) -> Tensor:

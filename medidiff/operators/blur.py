@@ -11,16 +11,18 @@ from scipy.special import erf
 from torch import Tensor
 
 from medidiff.errors import ConfigError
+from medidiff.operators.base import OnGrid
 from medidiff.operators.separable import SeparableOperator
 from medidiff.operators.slices import FWHM_TO_STD
-from medidiff.operators.task import Task
 
 # Beyond four standard deviations a Gaussian weighs less than 1e-4 of its middle.
 CUTOFF_STD = 4.0
 
 
-class BlurOperator(SeparableOperator):
+class BlurOperator(SeparableOperator, OnGrid):
     """Convolve with a Gaussian along some axes; beyond the edge the weights go to the voxels that are there.
+
+    No network was trained on blur: it is told of noise, the nearest thing that it knows of an image on its own grid.
 
     Args:
         in_shape: Image (c, i, j, k).
@@ -38,19 +40,6 @@ class BlurOperator(SeparableOperator):
             raise ConfigError("a blur needs at least one axis")
         self.fwhm = dict(fwhm)
         super().__init__(in_shape, {a: gaussian_matrix(in_shape[a + 1], width) for a, width in fwhm.items()})
-
-    def reference(self, y: Tensor) -> Tensor:
-        """The blurred image lies on the grid already, shape (b, *in_shape); a network is shown it as it is."""
-        self._check(y, self.out_shape, "measurement")
-        return y
-
-    def known(self, y: Tensor) -> Tensor:
-        """Every voxel was measured, after a fashion, shape (b, *in_shape)."""
-        return torch.ones_like(y)
-
-    def task(self, noise_std: float = 0.0) -> Task:
-        """No network was trained on blur; noise is the nearest thing that it knows of an image on its own grid."""
-        return Task(noise=noise_std)
 
 
 def gaussian_matrix(size: int, fwhm: float) -> Tensor:

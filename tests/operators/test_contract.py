@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import pickle
 import pkgutil
 
@@ -36,7 +37,8 @@ def test_no_operator_is_missing_from_the_registry() -> None:
     def below(kind: type) -> set[type]:
         return {kind, *(sub for child in kind.__subclasses__() for sub in below(child))}
 
-    house = {kind for kind in below(LinearOperator) if kind.__module__.startswith("medidiff.")} - {LinearOperator}
+    ours = {kind for kind in below(LinearOperator) if kind.__module__.startswith("medidiff.")}
+    house = {kind for kind in ours if not inspect.isabstract(kind)}
     tested = {type(case.make()) for case in CASES.values()}
     assert house - tested == set()
 
