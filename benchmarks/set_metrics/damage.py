@@ -148,8 +148,8 @@ KINDS: Mapping[str, Kind] = {
         _images(damage.scrambled),
         (0.2, 0.35, 0.5, 0.8),
         "of the phases of noise",
-        (panel.LAYOUT,),
-        "the power at every frequency is what it was: features that look for blur and noise need not see it",
+        (*_LOOKS, panel.LAYOUT),
+        "the power at every frequency is what it was: precision stays high at first",
     ),
     "distorted anatomy": Kind(
         _elastic,

@@ -15,7 +15,7 @@ from benchmarks.set_metrics.damage import Kind, Spoiled
 from medidiff.data.cohort import Cohort, People, load_people, people
 from medidiff.evaluate.agreement import AGREEMENT, RULES, SWAPPED
 from medidiff.evaluate.judgement import judged
-from medidiff.evaluate.sides import Eye, floors_of, spread_over
+from medidiff.evaluate.sides import Eye, floors_of
 from medidiff.metrics.features import load_encoder
 from medidiff.metrics.intervals import Interval, bootstrap
 from medidiff.metrics.sets import diversity, panel, structures
@@ -54,7 +54,7 @@ class Bench:
         """Fill in what is not there."""
         values = self.eye.values
         seen = self.eye.see(self.others.images, self.others.labels, likeness=False)
-        likeness = diversity.ms_ssim_pairs(self.others.images[spread_over(len(self.others), self.eye.likeness)])
+        likeness = diversity.ms_ssim_pairs(self.others.images)
         reference = self.eye.see(self.reference.images, self.reference.labels, likeness=False)
         spread = None if reference.shapes is None else reference.shapes.std(axis=0)
         measure = Panel(reference, None, spread, draws=self.draws)
@@ -103,10 +103,9 @@ class Bench:
             shapes = structures.shape_features(spoiled.labels, self.eye.values, self.eye.spacing)
         table = clean.likeness if spoiled.images is None else None
         if table is not None:
-            share = len(np.unique(spoiled.chosen)) / len(clean)
-            index = np.arange(len(table)) % max(1, round(share * len(table)))
             # A set that only lost people is no more alike in those that are looked at; one of copies is.
-            table = table[np.ix_(index, index)] if len(spoiled.chosen) == len(clean) else None
+            whole = len(spoiled.chosen) == len(clean)
+            table = table[np.ix_(spoiled.chosen, spoiled.chosen)] if whole else None
         changed = None if spoiled.labels is None or spoiled.images is not None else spoiled.labels
         some = Sample(seen.features, None, shapes, seen.layout)[spoiled.chosen]
         return Sample(some.features, table, some.shapes, some.layout), changed
@@ -141,5 +140,5 @@ def load(
     trained = None
     if segmenter is not None:
         trained = train_segmenter(reference.images, reference.labels, segmenter, 0, values=values)
-    eye = Eye(load_encoder(features), values, everybody.geometry.spacing, 20, template(others.images))
+    eye = Eye(load_encoder(features), values, everybody.geometry.spacing, len(others), template(others.images))
     return Bench(reference, others, eye, trained, draws)

@@ -91,6 +91,32 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class WholeVolume(nn.Module):
+    """Self-attention over all positions of the coarsest grid: what is one thing everywhere, such as contrast.
+
+    Only for volumes that are never cut into tiles, and grids of some hundred positions: its cost is quadratic.
+
+    Source: Vaswani et al. (2017), Attention Is All You Need; at the coarsest level of a U-Net as in Ho et al. (2020).
+    """
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = ChannelRMSNorm(channels)
+        self.asked = nn.Linear(channels, 3 * channels)  # queries, keys and values
+        self.answer = nn.Linear(channels, channels)
+        # It begins as the identity, as the blocks do.
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        query, key, value = self.asked(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        out: Tensor = x + self.answer(seen).transpose(1, 2).unflatten(2, x.shape[2:])
+        return out
+
+
 def _kernel(planar: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Size and padding of a convolution."""
     return ((3, 3, 1), (1, 1, 0)) if planar else ((3, 3, 3), (1, 1, 1))
@@ -114,6 +140,7 @@ class ResidualUNet(nn.Module):
         planar: Convolve and halve along i and j alone, for damage that every plane takes by itself (CT views): more
             than twice as fast, and any number of planes.
         image: Number of channels of the image that is denoised (an image and its label channels).
+        attention: Let every position of the coarsest level see all others, for volumes that are never cut into tiles.
     """
 
     side_gain: Tensor
@@ -127,6 +154,7 @@ class ResidualUNet(nn.Module):
         split: Split = (2, 2, 2),
         planar: bool = False,
         image: int = 1,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.split, self.planar = (split[0], split[1], split[2]), planar
@@ -144,6 +172,7 @@ class ResidualUNet(nn.Module):
                 self.pool.append(nn.Conv3d(width, channels[level + 1], half, stride=half))
                 self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, half, stride=half))
                 self.up.append(nn.ModuleList(ResidualBlock(width, width, wide, planar) for _ in range(blocks)))
+        self.middle = WholeVolume(channels[-1]) if attention else nn.Identity()
         self.norm = ChannelRMSNorm(channels[0])
         self.leave = nn.Conv3d(channels[0], image * bands(self.split), kernel, padding=padding)
         nn.init.zeros_(self.leave.weight)
@@ -180,6 +209,7 @@ class ResidualUNet(nn.Module):
             if level + 1 < self.levels:
                 skips.append(h)
                 h = self.pool[level](h)
+        h = self.middle(h)
         for level in reversed(range(self.levels - 1)):
             # The skip is added, not concatenated: the widest convolution of the network would otherwise double.
             h = self.unpool[level](h) + skips.pop()
@@ -192,8 +222,8 @@ class MonaiUNet(nn.Module):
     """MONAI's ``DiffusionModelUNet`` on Haar bands, behind the same call.
 
     The embedding enters as MONAI's cross-attention-free class vector would: added to the timestep embedding through
-    ``time_embed``. Its mid-block attention is replaced by the identity, because attention over a whole volume is
-    quadratic in its voxels; its GroupNorm remains, so that a tile differs slightly from the whole.
+    ``time_embed``. Its mid-block attention is replaced by the identity unless it is asked for, because attention over a
+    whole volume is quadratic in its voxels; its GroupNorm remains, so that a tile differs slightly from the whole.
     """
 
     def __init__(
@@ -205,6 +235,7 @@ class MonaiUNet(nn.Module):
         split: Split = (2, 2, 2),
         groups: int = 16,
         image: int = 1,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -223,8 +254,9 @@ class MonaiUNet(nn.Module):
             num_res_blocks=blocks,
             norm_num_groups=groups,
         )
-        middle: Any = self.net.middle_block
-        middle.attention = nn.Identity()
+        if not attention:
+            middle: Any = self.net.middle_block
+            middle.attention = nn.Identity()
         self.net.time_embed = nn.Sequential(
             nn.Linear(embedding, 4 * channels[0]), nn.SiLU(), nn.Linear(4 * channels[0], 4 * channels[0])
         )

@@ -53,7 +53,7 @@ class EvaluateOptions(Config):
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     features: str = "features-t1"
     nearest: int = Field(NEAREST, ge=1, le=50)
-    likeness: int = Field(20, ge=3, le=200)
+    likeness: int = Field(40, ge=3, le=200)
     bootstrap: int = Field(1000, ge=100, le=100_000)
     level: float = Field(0.95, gt=0.5, lt=1)
     least: int = Field(20, ge=4)

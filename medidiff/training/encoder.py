@@ -307,7 +307,21 @@ def _distorted(image: Array, rng: np.random.Generator) -> tuple[Array, float]:
     return corruptions.elastic(image, None, float(rng.uniform(0.4, 3.0)), rng)[0], 0.0
 
 
-DEGRADATIONS: tuple[Degradation, ...] = (_nothing, _noisy, _blurred, _thick, _shaded, _recast, _distorted)
+def _scrambled(image: Array, rng: np.random.Generator) -> tuple[Array, float]:
+    # Texture without anatomy: what a generator draws that has hardly begun, as sharp and as noisy as people.
+    return corruptions.scrambled(image, float(rng.uniform(0.2, 1.0)), rng), 0.0
+
+
+DEGRADATIONS: tuple[Degradation, ...] = (
+    _nothing,
+    _noisy,
+    _blurred,
+    _thick,
+    _shaded,
+    _recast,
+    _distorted,
+    _scrambled,
+)
 
 
 def _identity(config: EncoderTrainConfig) -> str:

@@ -25,9 +25,11 @@ def inputs(network: ResidualUNet | MonaiUNet, items: int = 2) -> tuple[torch.Ten
         {"kind": "residual_unet", "channels": [8, 12], "blocks": 1},
         {"kind": "residual_unet", "channels": [8], "blocks": 2, "split": [2, 2, 4]},
         {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "split": [4, 4, 1], "planar": True},
+        {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "attention": True},
         {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4},
+        {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4, "attention": True},
     ],
-    ids=["residual", "packets", "planar", "monai"],
+    ids=["residual", "packets", "planar", "attentive", "monai", "monai-attentive"],
 )
 def test_a_network_keeps_the_images_shape_and_reads_its_embedding(options: dict[str, object]) -> None:
     network = build_network(**options).eval()  # type: ignore[arg-type]
@@ -45,6 +47,32 @@ def test_a_network_keeps_the_images_shape_and_reads_its_embedding(options: dict[
 def test_a_fresh_network_says_nothing() -> None:
     network = build_network("residual_unet", channels=[8, 8], blocks=1)
     assert network(*inputs(network)).abs().max() == 0
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_with_attention_alone_every_voxel_sees_every_other(attention: bool) -> None:
+    network = build_network("residual_unet", channels=[8, 8], blocks=1, attention=attention).double().eval()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    reach = network.receptive_radius
+    x = torch.randn(1, 1, 3 * reach // 4 * 4, 8, 8, generator=generator, dtype=torch.float64)
+    side, embedding = torch.zeros(1, 2, *x.shape[2:], dtype=x.dtype), torch.zeros(1, 9, dtype=x.dtype)
+    other = x.clone()
+    other[:, :, -1] += 1
+    with torch.no_grad():
+        change = (network(other, side, embedding) - network(x, side, embedding))[0, 0, 0].abs().max()
+    assert (change > 1e-6) == attention
+
+
+def test_attention_begins_as_the_identity() -> None:
+    plain, attentive = (ResidualUNet([8, 8], 1, attention=attention) for attention in (False, True))
+    torch.nn.init.normal_(plain.leave.weight, std=0.2)
+    missing, unexpected = attentive.load_state_dict(plain.state_dict(), strict=False)
+    assert missing
+    assert not unexpected
+    with torch.no_grad():
+        assert torch.equal(attentive(*inputs(attentive)), plain(*inputs(plain)))
 
 
 def test_the_norm_looks_at_one_voxel_at_a_time() -> None:
