@@ -17,7 +17,7 @@ from medidiff.diffusion.checkpoint import GENERATOR_FORMAT, load_model
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.diffusion.device import choose_device
 from medidiff.diffusion.generator import GenerativeModel, Value, load_generator
-from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
+from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, TargetError
 from medidiff.generation.edit import EditSettings, seam
 from medidiff.generation.sheet import Sheet, check_region, generator_sheet, restorer_sheet
 from medidiff.io import check_restorable, read_volume
@@ -144,7 +144,7 @@ def edit(scan: Path, output: Path, options: EditOptions, on_progress: OnProgress
 
 def _targets(scan: Path, output: Path, options: EditOptions) -> tuple[Path, ...]:
     if not output.name.lower().endswith((".nii", ".nii.gz")):
-        raise OutputError(
+        raise TargetError(
             f"cannot write {output}: an edited scan is a NIfTI file, its name must end in .nii or .nii.gz"
         )
     outputs: tuple[Path, ...] = (output,)
@@ -154,7 +154,7 @@ def _targets(scan: Path, output: Path, options: EditOptions) -> tuple[Path, ...]
     for source in filter(None, (scan, options.mask, options.labels)):
         check_targets(outputs, records, source)
     if scan.name.lower().endswith((".nii", ".nii.gz")) and beside(scan, "", ".json") in records:
-        raise OutputError(f"cannot write {records[0]}: it is the place of the scan's own sidecar; choose another name")
+        raise TargetError(f"cannot write {records[0]}: it is the place of the scan's own sidecar; choose another name")
     return outputs
 
 

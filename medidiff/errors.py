@@ -52,6 +52,12 @@ class OutputError(MedidiffError):
     """The result cannot be written: no permission, no room, or the place is taken."""
 
 
+class TargetError(OutputError):
+    """What was named for a result can never hold it: it is the input, a folder, or has no ending of a format."""
+
+    exit_code = EXIT_USAGE
+
+
 class GateRefused(MedidiffError):
     """A privacy or quality gate refuses; the reasons are in the message."""
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from medidiff import __version__
 from medidiff.config import Config
-from medidiff.errors import GateRefused, OutputError
+from medidiff.errors import GateRefused, OutputError, TargetError
 from medidiff.export.bids_synthetic import write_bids
 from medidiff.export.cards import write_cards
 from medidiff.export.croissant import write_croissant
@@ -99,6 +99,7 @@ def release(
         GateRefused: with every reason.
         InputError: there is no finished set.
         ConfigError: the set does not fit a format.
+        TargetError: there is no such folder, or it lies in the set.
         OutputError: the place is taken or cannot be written.
     """
     options = options or ReleaseOptions()
@@ -222,11 +223,11 @@ def _check_place(target: Path, source: Path) -> None:
     if target.exists() or target.is_symlink():
         raise OutputError(f"cannot write {target}: it exists; a release is never changed, name a new folder")
     if not target.parent.is_dir():
-        raise OutputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
+        raise TargetError(f"cannot write {target}: there is no folder {target.parent}; create it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {target}: no permission to write in {target.parent}; choose another place")
     if target.resolve().is_relative_to(source.resolve()):
-        raise OutputError(f"cannot write {target}: it lies in the set itself; choose another place")
+        raise TargetError(f"cannot write {target}: it lies in the set itself; choose another place")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medidiff.cli import main
 from medidiff.edit import EditOptions, edit
-from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
+from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError, TargetError
 from medidiff.generation.edit import seam
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
@@ -262,7 +262,7 @@ def test_options_are_checked_before_anything_is_read(wrong: dict[str, Any], says
 def test_nothing_is_overwritten_that_is_not_ours(scan: Path, mask: Path, restorer: str, tmp_path: Path) -> None:
     options = EditOptions(mask=mask, model=restorer, steps=2)
     for target in (scan, mask):
-        with pytest.raises(OutputError, match="is the input"):
+        with pytest.raises(TargetError, match="is the input"):
             edit(scan, target, options)
     with pytest.raises(OutputError, match="own sidecar"):
         edit(scan, tmp_path / "scan.nii", options)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from medidiff import errors
 from medidiff.cli import main
 from medidiff.errors import ConfigError, GateRefused, InputError, OutputError
 from medidiff.io import read_volume
@@ -308,13 +309,14 @@ def test_an_error_on_the_way_leaves_nothing(pristine: Path, tmp_path: Path) -> N
 
 def test_a_place_that_is_taken_is_refused_before_any_work(releasable: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    for target, words in (
-        (tmp_path / "taken", "it exists"),
-        (tmp_path / "no" / "folder", "there is no folder"),
-        (releasable / "out", "in the set itself"),
+    for target, words, code in (
+        (tmp_path / "taken", "it exists", errors.EXIT_FAILURE),
+        (tmp_path / "no" / "folder", "there is no folder", errors.EXIT_USAGE),
+        (releasable / "out", "in the set itself", errors.EXIT_USAGE),
     ):
-        with pytest.raises(OutputError, match=words):
+        with pytest.raises(OutputError, match=words) as told:
             release(releasable, target, LIGHT)
+        assert told.value.exit_code == code
 
 
 def test_a_format_that_does_not_fit_is_told_before_any_work(tmp_path: Path, mni: Volume) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medidiff.errors import InputError, OutputError
+from medidiff.errors import InputError, TargetError
 from medidiff.io import mgh, nifti, nrrd, writers
 from medidiff.io.declared import Declared
 from medidiff.io.source import Source, is_folder, open_source, refuse_root
@@ -136,14 +136,14 @@ def writer_for(path: Path) -> Writer:
     """The writer that a file name asks for.
 
     Raises:
-        OutputError: the suffix is unknown.
+        TargetError: the suffix is unknown.
     """
     name = path.name.lower()
     for known in FORMATS:
         if name.endswith(known.suffixes):
             return known.write
     endings = ", ".join(suffix for known in FORMATS for suffix in known.suffixes)
-    raise OutputError(f"cannot write {path}: the name must end in one of {endings}")
+    raise TargetError(f"cannot write {path}: the name must end in one of {endings}")
 
 
 def strip_extension(name: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from medidiff.errors import OutputError
+from medidiff.errors import OutputError, TargetError
 from medidiff.io.formats import writer_for
 from medidiff.io.source import exists, is_folder
 
@@ -23,9 +23,13 @@ def split_name(path: Path) -> tuple[str, str]:
 
 
 def beside(target: Path, tag: str, suffix: str | None = None) -> Path:
-    """A companion of a volume: ``out.nii.gz`` with tag ``_spread`` -> ``out_spread.nii.gz``."""
+    """A companion of a volume: ``out.nii.gz`` with tag ``_spread`` -> ``out_spread.nii.gz``.
+
+    Raises:
+        TargetError: there is no name.
+    """
     if not target.name or target.name == "..":
-        raise OutputError(f"cannot write to {str(target)!r}: name a file")
+        raise TargetError(f"cannot write to {str(target)!r}: name a file")
     stem, own = split_name(target)
     return target.with_name(f"{stem}{tag}{own if suffix is None else suffix}")
 
@@ -46,7 +50,8 @@ def check_targets(volumes: Iterable[Path], others: Iterable[Path], source: Path 
         others: Records, pictures, pages.
         source: The input, which is never overwritten.
     Raises:
-        OutputError: unknown suffix, missing or read-only folder, two results under one name, or the source's.
+        TargetError: unknown suffix, no such folder, two results under one name, or the source's.
+        OutputError: no permission to write there.
     """
     volumes, taken = tuple(volumes), set[str]()
     for path in volumes:
@@ -54,18 +59,18 @@ def check_targets(volumes: Iterable[Path], others: Iterable[Path], source: Path 
     for path in (*volumes, *others):
         folder = path.parent
         if not is_folder(folder):
-            raise OutputError(f"cannot write {path}: there is no folder {folder}; create it first")
+            raise TargetError(f"cannot write {path}: there is no folder {folder}; create it first")
         if is_folder(path):
-            raise OutputError(f"cannot write {path}: it is a folder; name a file")
+            raise TargetError(f"cannot write {path}: it is a folder; name a file")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"cannot write {path}: no permission to write in {folder}; choose another place")
         if _too_long(path):
-            raise OutputError(f"cannot write {path.name[:40]}...: the name is too long")
+            raise TargetError(f"cannot write {path.name[:40]}...: the name is too long")
         real = os.path.realpath(path)
         if source is not None and exists(source) and (real == os.path.realpath(source) or _same(path, source)):
-            raise OutputError(f"cannot write {path}: it is the input; choose another name")
+            raise TargetError(f"cannot write {path}: it is the input; choose another name")
         if real in taken:
-            raise OutputError(f"cannot write {path}: two results would have this name; choose another for one of them")
+            raise TargetError(f"cannot write {path}: two results would have this name; choose another for one of them")
         taken.add(real)
 
 

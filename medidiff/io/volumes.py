@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from medidiff.errors import InputError, OutputError
+from medidiff.errors import InputError, TargetError
 from medidiff.io import formats
 from medidiff.io.declared import check_size, guess_modality, read_declared
 from medidiff.io.info import VolumeInfo
@@ -79,12 +79,12 @@ def write_volume(
     Returns:
         The path written.
     Raises:
-        OutputError: no permission, no room, an unknown suffix, values that ``dtype`` cannot hold, or ``path`` is
-            ``source``.
+        TargetError: ``path`` has an unknown suffix, or is ``source``.
+        OutputError: no permission, no room, or values that ``dtype`` cannot hold.
     """
     target = Path(path)
     if source is not None and exists(target) and exists(Path(source)) and target.samefile(source):
-        raise OutputError(f"cannot write {target}: it is the input; choose another name")
+        raise TargetError(f"cannot write {target}: it is the input; choose another name")
     formats.writer_for(target)(volume, target, np.dtype(dtype).newbyteorder("="), frame_step)
     return target
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medidiff.errors import OutputError
+from medidiff.errors import OutputError, TargetError
 from medidiff.io.places import beside, check_targets
 from medidiff.reconstruct.options import ReconstructOptions
 
@@ -50,14 +50,15 @@ class Targets:
         """Refuse places that cannot be written before minutes are spent on what would be written there.
 
         Raises:
-            OutputError: see ``medidiff.io.places.check_targets``.
+            TargetError: what was named can never hold it; see ``medidiff.io.places.check_targets``.
+            OutputError: no permission, or somebody else's file is where the record would go.
         """
         others = (self.record, *(path for path in (self.preview, self.report) if path is not None))
         for source in sources:
             check_targets((self.volume, *self.samples, *self.maps), others, source)
         for path, suffixes in ((self.preview, (".png",)), (self.report, (".html", ".htm"))):
             if path is not None and path.suffix.lower() not in suffixes:
-                raise OutputError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
+                raise TargetError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
         if self.record.exists() and not _is_record(self.record):
             raise OutputError(
                 f"cannot write {self.record}: a file of that name is there that is no record of medidiff, "
