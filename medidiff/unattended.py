@@ -42,7 +42,7 @@ class Dask(Config):
 
 
 class Ray(Config):
-    """Ray: this machine, or a cluster at an address. Needs the extra ``ray``."""
+    """Ray: this machine, or a cluster at an address. Needs the package prefect-ray."""
 
     kind: Literal["ray"] = "ray"
     workers: int = Field(2, ge=1, le=10_000)

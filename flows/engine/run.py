@@ -18,7 +18,7 @@ from flows.engine.artifacts import Progress, publish
 from flows.engine.journal import Journal
 from flows.engine.keys import Fingerprints, code_digest, step_key
 from flows.engine.results import Result, Results
-from flows.engine.runners import task_runner
+from flows.engine.runners import outcome_of, task_runner
 from flows.engine.steps import Order, StepFailed, stopping
 from medidiff.config import Config, config_digest
 from medidiff.errors import EXIT_FAILURE
@@ -188,15 +188,13 @@ class Run(Generic[P]):
 
     def _awaited(self, tally: _Tally, item: Item, future: PrefectFuture[Result]) -> Iterator[tuple[Item, Result]]:
         """The result of an item, if it came to one."""
-        future.wait()
-        if future.state.is_completed():
-            result = future.result()
-            tally.count("done", result.seconds)
-            self._show(item.base, result)
-            yield item, result
+        outcome = outcome_of(future)
+        if isinstance(outcome, Result):
+            tally.count("done", outcome.seconds)
+            self._show(item.base, outcome)
+            yield item, outcome
             return
-        failure = future.state.result(raise_on_failure=False)
-        reason = failure.reason if isinstance(failure, StepFailed) else "the worker that had it died or was stopped"
+        reason = outcome.reason if isinstance(outcome, StepFailed) else "the worker that had it died or was stopped"
         tally.count("failed")
         self.fail(tally.name, item.token, reason)
 

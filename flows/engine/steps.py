@@ -172,12 +172,16 @@ def carry_out(body: Body, order: Order) -> Result:
     """
     keep_back_strangers()
     journal = Journal(order.state, order.run)
-    begun = time.monotonic()
-    journal.write("begin", step=order.step, key=order.key, item=order.item)
+    begun, results = time.monotonic(), Results(order.state)
     fingerprints = Fingerprints(order.state)
     try:
+        # Dask gives out once more what a worker had done that died before it could say so.
+        known = results.find(order.step, order.key, order.base, fingerprints)
+        if known is not None:
+            return known
+        journal.write("begin", step=order.step, key=order.key, item=order.item)
         result = _called(body, order, fingerprints, begun)
-        Results(order.state).keep(result)
+        results.keep(result)
     except Exception as error:  # noqa: BLE001 - sorted there
         failure = _sorted(error, order)
         journal.write(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect import State
 
 from flows.engine.environment import CONFIGS
 from flows.engine.hidden import KeepBack
 from medidiff.geometry import Geometry
 from medidiff.io import write_volume
 from medidiff.volume import Volume
+from tests.flows.plans import RECONSTRUCT
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +62,17 @@ def heads(tmp_path: Path, small_head: Volume) -> Path:
         data = small_head.data + np.float32(number)
         write_volume(Volume(data, small_head.geometry, small_head.modality), folder / f"{name}.nii.gz")
     return tmp_path / "scans"
+
+
+@pytest.fixture
+def restore(configs: Path, heads: Path, tmp_path: Path) -> Callable[..., State]:
+    """Run the reconstruct flow on ``heads``."""
+
+    def run(spacing: float = 4.0) -> State:
+        from flows.reconstruct import reconstruct
+
+        text = RECONSTRUCT.format(state=tmp_path / "state", source=heads, output=tmp_path / "out", spacing=spacing)
+        (configs / "restore.yaml").write_text(text)
+        return reconstruct(config="restore", return_state=True)
+
+    return run

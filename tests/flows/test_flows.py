@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prefect import State
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 
@@ -29,35 +28,15 @@ from medidiff.ledger import Ledger
 from medidiff.status import status as medidiff_status
 from medidiff.unattended import ReconstructFlow
 from medidiff.volume import Volume
+from tests.flows.plans import RECONSTRUCT
 from tests.flows.told import calls, last
 from tests.ingest import heaps
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-RECONSTRUCT = """
-kind: flow-reconstruct
-state: {state}
-source: {{kind: folder, folder: {source}}}
-output: {output}
-options: {{fast: true, spacing: {spacing}}}
-retries: 0
-"""
-
 
 def token_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-@pytest.fixture
-def restore(configs: Path, heads: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Run the reconstruct flow on ``heads``."""
-
-    def run(spacing: float = 4.0) -> State:
-        text = RECONSTRUCT.format(state=tmp_path / "state", source=heads, output=tmp_path / "out", spacing=spacing)
-        (configs / "restore.yaml").write_text(text)
-        return reconstruct(config="restore", return_state=True)
-
-    return run
 
 
 def test_reconstruct_does_each_scan_once_and_again_what_changed(
@@ -328,24 +307,6 @@ def test_a_night_does_again_what_depends_on_a_change(night: Path, configs: Path,
     nightly(config="night", return_state=True)
     assert calls(state)["synthesize"] == 1
     assert calls(state)["train"] == 0
-
-
-@pytest.mark.slow
-def test_dask_makes_what_threads_make(restore, configs: Path, heads: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    pytest.importorskip("prefect_dask")
-    restore()
-    threads = heaps.tree(tmp_path / "out")
-    text = (configs / "restore.yaml").read_text().replace(f"{tmp_path}/state", f"{tmp_path}/state-dask")
-    text = text.replace(f"{tmp_path}/out", f"{tmp_path}/out-dask") + "runner: {kind: dask, workers: 2}\n"
-    (heads / "broken.nii.gz").write_bytes(b"no volume")
-    (configs / "dask.yaml").write_text(text)
-    assert reconstruct(config="dask", return_state=True).name == "CompletedWithFailures"
-    assert calls(tmp_path / "state-dask") == Counter(reconstruct=3)
-    assert last(tmp_path / "state-dask").failures[0].reason.startswith("[source] is no volume")
-    made = heaps.tree(tmp_path / "out-dask")
-    volumes = [name for name in threads if name.endswith(".nii.gz")]
-    assert volumes
-    assert {name: made[name] for name in volumes} == {name: threads[name] for name in volumes}
 
 
 @step("flaky")
