@@ -22,10 +22,6 @@ def t_to_sigma(t: Tensor) -> Tensor:
     return t / (1 - t)
 
 
-def sigma_to_t(sigma: Tensor) -> Tensor:
-    return sigma / (1 + sigma)
-
-
 def draw_ratios(
     count: int, blind_share: float, *, mean: float, std: float, generator: torch.Generator
 ) -> Float[Tensor, " b"]:

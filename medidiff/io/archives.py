@@ -61,15 +61,6 @@ class Member:
 DEFAULT_LIMITS = ArchiveLimits()
 
 
-def is_zip(path: str | os.PathLike[str]) -> bool:
-    """Whether the content is that of a zip archive.
-
-    Raises:
-        InputError: the file cannot be opened.
-    """
-    return open_source(path).head[:4] in (b"PK\x03\x04", _END_MAGIC)
-
-
 def list_zip(path: str | os.PathLike[str], limits: ArchiveLimits = DEFAULT_LIMITS) -> list[Member]:
     """The files of an archive, folders left out, each with where it would go or why it would not.
 

@@ -19,7 +19,6 @@ from medidiff.errors import InputError
 from medidiff.io.safety import DEFLATE_RATIO, human_bytes
 
 GZIP_MAGIC = b"\x1f\x8b"
-BZIP2_MAGIC = b"BZh"
 
 # Enough for every fixed header (NIfTI-2: 540 bytes) and for the text header of a NRRD.
 HEAD_BYTES = 64 * 1024

@@ -7,7 +7,7 @@ patient's scan later.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -82,4 +82,3 @@ class Task:
 
 
 NOTHING_KNOWN = Task(reference=0.0, thickness=0.0)
-TASK_NUMBERS = len(astuple(NOTHING_KNOWN))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ROWS = 24
-INK, FAINT, BLUE, RED = "#1d2025", "#9aa0a6", "#2b5c8a", "#a93226"
+FAINT, BLUE, RED = "#9aa0a6", "#2b5c8a", "#a93226"
 CHANCE = 0.5
 
 

@@ -14,7 +14,6 @@ from medidiff.config import Config
 from medidiff.geometry import Geometry
 from medidiff.volume import Modality
 
-SCHEMA_VERSION = 1
 MOST_LABELS = 255
 
 # An exact age written as a band would be no band.

@@ -222,7 +222,6 @@ class PrivacyReport(_Report):
         return self.model_copy(update={"neighbours": bare})
 
 
-Report = Annotated[QualityReport | PrivacyReport, Field(discriminator="kind")]
 R = TypeVar("R", QualityReport, PrivacyReport)
 
 FILES: dict[type[QualityReport | PrivacyReport], str] = {QualityReport: QUALITY, PrivacyReport: PRIVACY}

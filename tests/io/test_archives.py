@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medidiff.errors import BudgetError, InputError
-from medidiff.io.archives import ArchiveLimits, extract_zip, is_zip, list_zip, safe_relative
+from medidiff.io.archives import ArchiveLimits, extract_zip, list_zip, safe_relative
 
 
 def pack(path: Path, members: dict[str, bytes], *, modes: dict[str, int] | None = None) -> Path:
@@ -33,7 +33,6 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_an_honest_archive_is_unpacked(tmp_path: Path) -> None:
     members = {"study/series 1/IM0001": b"one", "study/series 1/IM0002": b"two" * 10_000, "notes.txt": b""}
     path = pack(tmp_path / "scan.zip", members)
-    assert is_zip(path)
     done = extract_zip(path, tmp_path / "out")
     assert files(tmp_path / "out") == members
     assert [target for _, target in done if target] == [tmp_path / "out" / name for name in members]

@@ -118,7 +118,6 @@ def _describe(path: str, size: int, source: Source, budget: int, localizers: boo
         layout=layout,
         series_number=header.integer(t.SERIES_NUMBER, "IS"),
         instance_number=header.integer(t.INSTANCE_NUMBER, "IS"),
-        acquisition_number=header.integer(t.ACQUISITION_NUMBER, "IS"),
         time=_time(header),
         rows=rows,
         columns=columns,
@@ -228,7 +227,6 @@ def _pixel_format(header: Header, place: Place, syntax: str, notes: list[str]) -
         inverted=inverted,
         float_type=float_type,
         transfer_syntax=syntax,
-        big_endian=syntax == EXPLICIT_BIG,
     )
 
 

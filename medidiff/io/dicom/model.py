@@ -38,7 +38,6 @@ class PixelFormat:
         inverted: MONOCHROME1, and the values have no physical meaning that forbids turning them over.
         float_type: ``"f4"`` or ``"f8"`` for (Double) Float Pixel Data, else empty.
         transfer_syntax: UID.
-        big_endian: Byte order of native pixel data.
     """
 
     rows: int
@@ -51,7 +50,6 @@ class PixelFormat:
     inverted: bool
     float_type: str
     transfer_syntax: str
-    big_endian: bool
 
     @property
     def frame_bytes(self) -> int:
@@ -103,7 +101,7 @@ class InstanceHeader:
         sop_class, sop_uid, series_uid, study_uid, frame_of_reference: UIDs.
         modality: As stored, e.g. ``"MR"``.
         layout: How the planes are held.
-        series_number, instance_number, acquisition_number: None if absent.
+        series_number, instance_number: None if absent.
         time: Acquisition (else content) time, s of the day.
         rows, columns: Size of a plane.
         pixels: How the numbers are stored.
@@ -125,7 +123,6 @@ class InstanceHeader:
     layout: Layout
     series_number: int | None
     instance_number: int | None
-    acquisition_number: int | None
     time: float | None
     rows: int
     columns: int
