@@ -32,7 +32,7 @@ from medidiff.synthetic import (
     judge,
     read_report,
 )
-from medidiff.training.generative_data import measure_spec
+from medidiff.training.generative_spec import measure_spec
 from medidiff.volume import Modality, Volume
 from tests.privacy import leakage_people
 from tests.synthetic.sets import PLAN

@@ -30,7 +30,8 @@ from medidiff.privacy.leakage.membership import together, white_box
 from medidiff.privacy.leakage.resemblance import Gallery, joined
 from medidiff.privacy.leakage.store import Store
 from medidiff.training.generative import NoiseConfig, generative_loss
-from medidiff.training.generative_data import encode_people, measure_spec
+from medidiff.training.generative_data import encode_people
+from medidiff.training.generative_spec import measure_spec
 
 Array = NDArray[Any]
 SHAPE = (40, 56, 40)

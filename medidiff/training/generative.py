@@ -25,11 +25,9 @@ from medidiff.training.generative_data import (
     GenerativeBatch,
     GenerativeBatches,
     ItemConfig,
-    LabelName,
-    Source,
     encode_people,
-    measure_spec,
 )
+from medidiff.training.generative_spec import LabelName, Source, measure_spec
 from medidiff.training.loop import OptimizerConfig, run_identity
 from medidiff.training.objective import AnyBatches, Plan
 from medidiff.training.privacy_budget import Budget, DpConfig

@@ -26,16 +26,8 @@ from medidiff.training.generative import (
     generative_loss,
     identity,
 )
-from medidiff.training.generative_data import (
-    Column,
-    GenerativeBatches,
-    ItemConfig,
-    LabelName,
-    LabelShare,
-    LabelVolume,
-    WarpConfig,
-    measure_spec,
-)
+from medidiff.training.generative_data import GenerativeBatches, ItemConfig, WarpConfig
+from medidiff.training.generative_spec import Column, LabelName, LabelShare, LabelVolume, measure_spec
 from medidiff.training.loop import OptimizerConfig
 from tests.tiny_generator import SHAPE, SPEC, made_up_people, tiny_model
 
