@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medidiff.config import Config
+from medidiff.diffusion.device import choose_device
 from medidiff.errors import ConfigError, MedidiffError
 
 if TYPE_CHECKING:
@@ -181,8 +182,8 @@ def join_team(config: ProcessesConfig, device: str | None = None) -> Iterator[Te
         config: How they work together.
         device: ``"cpu"`` or ``"cuda"``; by default CUDA where there is one. Of several, each process has its own.
     Raises:
-        ConfigError: there are more or fewer processes than the config says, they were started by something that is
-            not torchrun, or Lightning Fabric is not installed.
+        ConfigError: there is no such device, there are more or fewer processes than the config says, they were
+            started by something that is not torchrun, or Lightning Fabric is not installed.
         MedidiffError: another process has ended before the block.
     """
     size, started = int(os.environ.get("WORLD_SIZE", "1")), "TORCHELASTIC_RUN_ID" in os.environ
@@ -191,18 +192,17 @@ def join_team(config: ProcessesConfig, device: str | None = None) -> Iterator[Te
             f"processes.count: the config is for {config.count} processes, and this run has {size}; "
             f"start it with `{START.format(count=config.count)}`, or leave the count out"
         )
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if size == 1:
-        yield Alone(chosen)
+        yield Alone(choose_device(device))
         return
     if not started:
         raise ConfigError(
             f"WORLD_SIZE is {size}, but torchrun did not start this process, so that each would train by itself; "
             f"start with `{START.format(count=size)}`"
         )
-    if str(chosen) != chosen.type:
-        raise ConfigError(f"each of {size} processes has a device of its own: say --device {chosen.type}")
-    team = FabricTeam(_launch(config.strategy, chosen.type, size))
+    if device is not None and ":" in device:
+        raise ConfigError(f"each of {size} processes has a device of its own: say --device {device.split(':')[0]}")
+    team = FabricTeam(_launch(config.strategy, choose_device(device).type, size))
     # A launcher that quietly runs one process is a known trap: count for ourselves, over the network.
     ones = torch.ones(1)
     torch.distributed.all_reduce(ones)

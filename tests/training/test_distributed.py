@@ -92,6 +92,12 @@ def test_one_process_where_the_config_wants_two_is_refused() -> None:
         assert team.size == 1
 
 
+@pytest.mark.parametrize("name", ["toaster", "meta", "cuda:99"])
+def test_a_device_that_is_none_is_refused_in_words(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.*cpu"), join_team(ProcessesConfig(), name):
+        pass
+
+
 def test_many_lonely_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="each would train by itself"), join_team(ProcessesConfig()):
