@@ -91,8 +91,8 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class WholeVolume(nn.Module):
-    """Self-attention over all positions of the coarsest grid: what is one thing everywhere, such as contrast.
+class Attention(nn.Module):
+    """Self-attention over all positions of the coarsest grid.
 
     Only for volumes that are never cut into tiles, and grids of some hundred positions: its cost is quadratic.
 
@@ -114,6 +114,38 @@ class WholeVolume(nn.Module):
         query, key, value = self.asked(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         out: Tensor = x + self.answer(seen).transpose(1, 2).unflatten(2, x.shape[2:])
+        return out
+
+
+class BlockMeans(nn.Module):
+    """Means of ever larger blocks of the noisy image, into the coarser levels of a network.
+
+    What is one thing over a large block (contrast, shading, where the structure lies) drowns in a voxel's noise long
+    before it drowns in the block's: here the network need not learn to add up hundreds of voxels by itself.
+
+    Args:
+        image: Channels of the image.
+        channels: Width of each level.
+        embedding: Length of the embedding, which weighs the means by the noise level.
+    Source: Song et al. (2021), Score-Based Generative Modeling through SDEs, appendix H.1 (progressive input).
+    """
+
+    def __init__(self, image: int, channels: Sequence[int], embedding: int) -> None:
+        super().__init__()
+        self.image = image
+        self.enter = nn.ModuleList(nn.Conv3d(image, width, 1) for width in channels[1:])
+        self.weigh = nn.ModuleList(nn.Linear(embedding, width) for width in channels[1:])
+        for weigh in self.weigh:
+            nn.init.zeros_(weigh.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(weigh.bias)  # type: ignore[arg-type]
+
+    def forward(self, means: Float[Tensor, "b c i j k"], embedding: Tensor) -> list[Tensor]:
+        """What is added to every level below the first, from the means of the first level's positions."""
+        out = []
+        for enter, weigh in zip(self.enter, self.weigh, strict=True):
+            # Orthonormal, so that noise keeps its size; asinh, because without noise a mean is many times that.
+            means = 2**1.5 * functional.avg_pool3d(means, 2)
+            out.append(weigh(embedding)[:, :, None, None, None] * enter(torch.asinh(means)))
         return out
 
 
@@ -140,7 +172,10 @@ class ResidualUNet(nn.Module):
         planar: Convolve and halve along i and j alone, for damage that every plane takes by itself (CT views): more
             than twice as fast, and any number of planes.
         image: Number of channels of the image that is denoised (an image and its label channels).
-        attention: Let every position of the coarsest level see all others, for volumes that are never cut into tiles.
+        whole: For whole volumes, which are never cut into tiles: means of large blocks enter every level, and every
+            position of the coarsest sees all others.
+    Raises:
+        ConfigError: ``whole`` and ``planar``.
     """
 
     side_gain: Tensor
@@ -154,9 +189,11 @@ class ResidualUNet(nn.Module):
         split: Split = (2, 2, 2),
         planar: bool = False,
         image: int = 1,
-        attention: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
+        if whole and planar:
+            raise ConfigError("planes never meet in a planar network: it cannot be one for whole volumes")
         self.split, self.planar = (split[0], split[1], split[2]), planar
         self.levels, self.blocks = len(channels), blocks
         kernel, padding = _kernel(planar)
@@ -172,7 +209,8 @@ class ResidualUNet(nn.Module):
                 self.pool.append(nn.Conv3d(width, channels[level + 1], half, stride=half))
                 self.unpool.append(nn.ConvTranspose3d(channels[level + 1], width, half, stride=half))
                 self.up.append(nn.ModuleList(ResidualBlock(width, width, wide, planar) for _ in range(blocks)))
-        self.middle = WholeVolume(channels[-1]) if attention else nn.Identity()
+        self.means = BlockMeans(image, channels, wide) if whole else None
+        self.middle = Attention(channels[-1]) if whole else nn.Identity()
         self.norm = ChannelRMSNorm(channels[0])
         self.leave = nn.Conv3d(channels[0], image * bands(self.split), kernel, padding=padding)
         nn.init.zeros_(self.leave.weight)
@@ -202,6 +240,7 @@ class ResidualUNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             w = torch.cat([haar(x.float(), self.split), self.side_gain * haar(side.float(), self.split)], dim=1)
         h = self.enter(w)
+        means = self.means and self.means(w[:, : self.means.image * bands(self.split) : bands(self.split)], e)
         skips: list[Tensor] = []
         for level in range(self.levels):
             for block in self.down[level]:  # type: ignore[attr-defined]
@@ -209,6 +248,7 @@ class ResidualUNet(nn.Module):
             if level + 1 < self.levels:
                 skips.append(h)
                 h = self.pool[level](h)
+                h = h + means[level] if means else h
         h = self.middle(h)
         for level in reversed(range(self.levels - 1)):
             # The skip is added, not concatenated: the widest convolution of the network would otherwise double.
@@ -235,7 +275,7 @@ class MonaiUNet(nn.Module):
         split: Split = (2, 2, 2),
         groups: int = 16,
         image: int = 1,
-        attention: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -254,7 +294,7 @@ class MonaiUNet(nn.Module):
             num_res_blocks=blocks,
             norm_num_groups=groups,
         )
-        if not attention:
+        if not whole:
             middle: Any = self.net.middle_block
             middle.attention = nn.Identity()
         self.net.time_embed = nn.Sequential(

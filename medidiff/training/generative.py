@@ -43,9 +43,7 @@ class GeneratorNetwork(Config):
     channels: tuple[int, ...] = (48, 128, 160)
     blocks: int = Field(1, ge=1)
     split: tuple[int, int, int] = (2, 2, 2)
-    attention: bool = Field(
-        False, description="over all positions of the coarsest level: a grid is never cut into tiles"
-    )
+    whole: bool = Field(False, description="means of large blocks enter every level, attention at the coarsest")
 
     def options(self, spec: GeneratorSpec) -> dict[str, Any]:
         """What ``build_network`` takes."""

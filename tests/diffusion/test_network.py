@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medidiff.diffusion.network import NORM_EPSILON, ChannelRMSNorm, MonaiUNet, ResidualUNet, build_network
+from medidiff.diffusion.network import NORM_EPSILON, BlockMeans, ChannelRMSNorm, MonaiUNet, ResidualUNet, build_network
 from medidiff.errors import ConfigError
 
 
@@ -25,11 +25,11 @@ def inputs(network: ResidualUNet | MonaiUNet, items: int = 2) -> tuple[torch.Ten
         {"kind": "residual_unet", "channels": [8, 12], "blocks": 1},
         {"kind": "residual_unet", "channels": [8], "blocks": 2, "split": [2, 2, 4]},
         {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "split": [4, 4, 1], "planar": True},
-        {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "attention": True},
+        {"kind": "residual_unet", "channels": [8, 12], "blocks": 1, "whole": True},
         {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4},
-        {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4, "attention": True},
+        {"kind": "monai_unet", "channels": [16, 16], "blocks": 1, "groups": 4, "whole": True},
     ],
-    ids=["residual", "packets", "planar", "attentive", "monai", "monai-attentive"],
+    ids=["residual", "packets", "planar", "whole", "monai", "monai-whole"],
 )
 def test_a_network_keeps_the_images_shape_and_reads_its_embedding(options: dict[str, object]) -> None:
     network = build_network(**options).eval()  # type: ignore[arg-type]
@@ -49,9 +49,9 @@ def test_a_fresh_network_says_nothing() -> None:
     assert network(*inputs(network)).abs().max() == 0
 
 
-@pytest.mark.parametrize("attention", [True, False])
-def test_with_attention_alone_every_voxel_sees_every_other(attention: bool) -> None:
-    network = build_network("residual_unet", channels=[8, 8], blocks=1, attention=attention).double().eval()
+@pytest.mark.parametrize("whole", [True, False])
+def test_for_whole_volumes_alone_every_voxel_sees_every_other(whole: bool) -> None:
+    network = build_network("residual_unet", channels=[8, 8], blocks=1, whole=whole).double().eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
@@ -62,17 +62,35 @@ def test_with_attention_alone_every_voxel_sees_every_other(attention: bool) -> N
     other[:, :, -1] += 1
     with torch.no_grad():
         change = (network(other, side, embedding) - network(x, side, embedding))[0, 0, 0].abs().max()
-    assert (change > 1e-6) == attention
+    assert (change > 1e-6) == whole
 
 
-def test_attention_begins_as_the_identity() -> None:
-    plain, attentive = (ResidualUNet([8, 8], 1, attention=attention) for attention in (False, True))
+def test_what_is_for_whole_volumes_begins_as_nothing() -> None:
+    plain, whole = (ResidualUNet([8, 8, 8], 1, whole=whole) for whole in (False, True))
     torch.nn.init.normal_(plain.leave.weight, std=0.2)
-    missing, unexpected = attentive.load_state_dict(plain.state_dict(), strict=False)
+    missing, unexpected = whole.load_state_dict(plain.state_dict(), strict=False)
     assert missing
     assert not unexpected
     with torch.no_grad():
-        assert torch.equal(attentive(*inputs(attentive)), plain(*inputs(plain)))
+        assert torch.equal(whole(*inputs(whole)), plain(*inputs(plain)))
+
+
+def test_means_of_blocks_keep_the_size_of_white_noise_and_show_what_it_hides() -> None:
+    means = BlockMeans(1, [4, 1, 1], 1)
+    for enter, weigh in zip(means.enter, means.weigh, strict=True):
+        torch.nn.init.ones_(enter.weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(enter.bias)  # type: ignore[arg-type]
+        torch.nn.init.ones_(weigh.weight)  # type: ignore[arg-type]
+    noise = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        _, coarse = (torch.sinh(level) for level in means(noise + 0.1, torch.ones(1, 1)))
+    assert coarse.std() == pytest.approx(1, abs=0.1)
+    assert coarse.mean() == pytest.approx(0.1 * 8, abs=0.1)
+
+
+def test_a_planar_network_cannot_be_for_whole_volumes() -> None:
+    with pytest.raises(ConfigError, match="planes never meet"):
+        ResidualUNet([8], 1, whole=True, planar=True)
 
 
 def test_the_norm_looks_at_one_voxel_at_a_time() -> None:
