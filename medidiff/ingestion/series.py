@@ -15,9 +15,10 @@ from medidiff.export.bids import Contrast, Kind, kind_of_mr
 from medidiff.ingestion import lines
 from medidiff.ingestion.candidate import Candidate, Gradients, SetApart
 from medidiff.io.dicom import InstanceHeader, Layout, ReadPolicy, SeriesPlan, find_series, load
+from medidiff.io.dicom.geometry import image_axes
 from medidiff.io.source import file_sha256
 from medidiff.privacy.deidentify import deidentify_dataset, quiet_pydicom, write_clean
-from medidiff.privacy.deidentify_tree import read_for_cleaning
+from medidiff.privacy.deidentify_read import read_for_cleaning
 from medidiff.privacy.identity import identity_of, patient_of
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.pixels import clean_frames
@@ -311,8 +312,6 @@ def _gradients(plan: SeriesPlan) -> Gradients | None:
         return None
     directions = [frame.direction for frame in plan.frames]
     if vendor.startswith(("UIH", "UNITED")):
-        orientation = np.asarray(plan.frames[0].slots[0].plane.orientation)
-        row, column = orientation[:3], orientation[3:]
-        axes = np.stack([row, column, np.cross(row, column)], axis=1)
+        axes = np.stack(image_axes(plan.frames[0].slots[0].plane.orientation), axis=1)
         directions = [None if d is None else tuple(float(x) for x in axes @ np.asarray(d)) for d in directions]
     return Gradients(b_values, tuple(directions))

@@ -7,18 +7,13 @@ token instead, and ``find_source`` says which file it was.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset
 
 from medidiff.errors import ConfigError, InputError
 from medidiff.io.atomic import atomic_file
@@ -26,12 +21,12 @@ from medidiff.io.dicom import InstanceHeader
 from medidiff.io.dicom.header import read_header
 from medidiff.io.safety import default_budget
 from medidiff.privacy.deidentify import CleanResult, deidentify_dataset, quiet_pydicom, write_clean
+from medidiff.privacy.deidentify_journal import JOURNAL, Journal
+from medidiff.privacy.deidentify_read import content_token, read_for_cleaning
 from medidiff.privacy.dicom_faces import FaceOrder, order_faces
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.policy import CannotClean, DeidentifyPolicy
 
-JOURNAL = ".medidiff-deidentify.jsonl"
-_CHUNK = 1 << 20
 Progress = Callable[[int, int], None]
 
 
@@ -102,7 +97,7 @@ def deidentify_tree(
     source, target = Path(src), Path(dst)
     _check_places(source, target)
     target.mkdir(parents=True, exist_ok=True)
-    run = _Run(source, target, policy, key, _Journal(target / JOURNAL, policy.fingerprint))
+    run = _Run(source, target, policy, key, Journal(target / JOURNAL, policy.fingerprint))
     files = list(source_files(source))
     done = 0
     for study in _studies(files, policy):
@@ -118,9 +113,7 @@ def deidentify_tree(
 class _Run:
     """What has become of the files so far."""
 
-    def __init__(
-        self, source: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey, journal: _Journal
-    ) -> None:
+    def __init__(self, source: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey, journal: Journal) -> None:
         self._source, self._target, self._policy, self._key, self._journal = source, target, policy, key, journal
         self._written: list[str] = []
         self._unchanged: list[str] = []
@@ -134,7 +127,7 @@ class _Run:
         digests: dict[Path, str] = {}
         for path in study:
             try:
-                digests[path] = _digest(path, self._policy, self._key)
+                digests[path] = content_token(path, self._policy, self._key)
             except CannotClean as error:
                 self._set_apart(path, error)
                 yield path
@@ -216,37 +209,6 @@ def find_source(source: str | os.PathLike[str], token: str, key: PrivacyKey) -> 
     return next((path for path in source_files(root) if source_token(path, root, key) == token), None)
 
 
-def read_for_cleaning(path: Path, policy: DeidentifyPolicy) -> Dataset:
-    """Read a DICOM file of bounded size, with or without the 128-byte preamble.
-
-    Raises:
-        CannotClean: a link or special file, too large, not DICOM, or damaged.
-    """
-    if path.is_symlink() or not path.is_file():
-        raise CannotClean("not-a-file", "links and special files are not followed")
-    if path.stat().st_size > policy.max_bytes:
-        raise CannotClean("too-large", f"the file is larger than the limit of {policy.max_bytes} bytes")
-    with quiet_pydicom(), path.open("rb") as stream:
-        start = stream.read(132)
-        stream.seek(0)
-        forced = start[128:] != b"DICM"
-        if forced and not _begins_like_dicom(start):
-            raise CannotClean("not-dicom", "the file does not begin as a DICOM file does")
-        try:
-            _check_inflation(path, policy.max_bytes)
-            ds = pydicom.dcmread(stream, force=forced)
-            if "TransferSyntaxUID" not in ds.file_meta:
-                implicit, little = ds.original_encoding
-                ds.file_meta.TransferSyntaxUID = _syntax(bool(implicit), bool(little))
-        except CannotClean:
-            raise
-        except Exception as error:  # pydicom fails in many ways on a damaged file
-            raise CannotClean(
-                "damaged", "the file breaks off or contradicts itself; no DICOM reader can be sure of it"
-            ) from error
-    return ds
-
-
 def _clean_file(
     path: Path, target: Path, policy: DeidentifyPolicy, key: PrivacyKey, order: FaceOrder, names: set[str]
 ) -> tuple[str, CleanResult, bool]:
@@ -301,89 +263,3 @@ def _check_places(source: Path, target: Path) -> None:
         raise ConfigError("source and output lie inside one another; give an output folder outside the source")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: the output must be a folder")
-
-
-def _digest(path: Path, policy: DeidentifyPolicy, key: PrivacyKey) -> str:
-    """Keyed hash of a file's bytes."""
-    if path.is_symlink() or not path.is_file():
-        raise CannotClean("not-a-file", "links and special files are not followed")
-    if path.stat().st_size > policy.max_bytes:
-        raise CannotClean("too-large", f"the file is larger than the limit of {policy.max_bytes} bytes")
-    plain = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                plain.update(chunk)
-    except OSError as error:
-        raise CannotClean("unreadable", f"the file cannot be read: {error.strerror}") from error
-    return key.token("content", plain.digest(), 32)
-
-
-def _begins_like_dicom(start: bytes) -> bool:
-    """A dataset without preamble: a first tag of group 0002 or 0008, either byte order, and a plausible length."""
-    return len(start) >= 16 and start[:2] in (b"\2\0", b"\x08\0", b"\0\x08") and start[4:6] != b"\0\0"
-
-
-def _check_inflation(path: Path, limit: int) -> None:
-    """Refuse a deflated dataset that would grow beyond the limit, before anything inflates it."""
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] != b"DICM":
-            return
-        meta = pydicom.filereader.read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") != "1.2.840.10008.1.2.1.99":
-            return
-        stream.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
-        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while chunk := stream.read(_CHUNK):
-            while chunk:
-                total += len(inflater.decompress(chunk, _CHUNK))
-                if total > limit:
-                    raise CannotClean("too-large", f"the deflated dataset grows beyond the limit of {limit} bytes")
-                chunk = inflater.unconsumed_tail
-
-
-def _syntax(implicit: bool, little: bool) -> Any:
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-class _Journal:
-    """One line per finished file: keyed hashes of its content and of its study's, policy, clean name, what was done.
-
-    A torn last line is ignored.
-    """
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path, self._fingerprint = path, fingerprint
-        self._lines: dict[str, dict[str, str]] = {}
-        if path.exists():
-            for line in path.read_text("utf-8", errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self._lines[str(entry["content"])] = {name: str(value) for name, value in entry.items()}
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
-
-    def done(self, digest: str, together: str, target: Path) -> dict[str, str] | None:
-        """The line of a file that was cleaned under this policy, among the same files of its study."""
-        entry = self._lines.get(digest, {})
-        if entry.get("policy") != self._fingerprint or entry.get("study") != together:
-            return None
-        return entry if (target / entry.get("target", "")).is_file() and {"pixels", "face"} <= set(entry) else None
-
-    def add(self, digest: str, together: str, name: str, result: CleanResult) -> None:
-        entry = {"content": digest, "study": together, "policy": self._fingerprint, "target": name,
-                 "pixels": result.pixels, "face": result.face}  # fmt: skip
-        self._lines[digest] = entry
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-
-    def drop(self, digest: str, target: Path) -> None:
-        """Remove what an earlier run made of a file that may not be written now."""
-        name = self._lines.get(digest, {}).get("target", "")
-        place = (target / name).resolve()
-        if name and place.is_relative_to(target.resolve()) and place.is_file():
-            place.unlink()

@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 
 from medidiff.errors import MedidiffError
 from medidiff.geometry import Geometry
-from medidiff.io.dicom import InstanceHeader, Layout, Plane, ReadPolicy, SeriesPlan, index, load
-from medidiff.io.dicom.geometry import LPS_TO_RAS
+from medidiff.io.dicom import InstanceHeader, Plane, ReadPolicy, SeriesPlan, index, load
+from medidiff.io.dicom.geometry import plane_geometry
 from medidiff.io.dicom.group import plan_series
-from medidiff.io.dicom.pixels import plane_values, stored_frames
+from medidiff.io.dicom.pixels import plane_values, stored_frames, stored_plane
 from medidiff.privacy.brain import find_brain, voxel_ml
 from medidiff.privacy.facecut import FaceCut
 from medidiff.privacy.facerule import (
@@ -47,7 +47,6 @@ _READING = ReadPolicy(tilt="shear", uneven="resample", localizers=True)
 # People move by some millimetres between series; a cut that lies farther ahead than a better one is not believed.
 _AGREE_MM = 10.0
 _NO_SIGNAL = ("phase", "real", "imaginary")
-_THICKNESS_MM = 1.0
 _ADVICE = "say --body-part other if it shows no head, or --keep-face"
 UNPLACED = f"an image that may show a head does not say where it lies in it; {_ADVICE}"
 
@@ -231,16 +230,6 @@ def _stated_facts(header: InstanceHeader) -> tuple[str, bool]:
         return "", False
 
 
-def plane_geometry(plane: Plane, rows: int, columns: int) -> Geometry:
-    """The grid of one plane in RAS mm: i along a row, j down a column, one voxel thick."""
-    row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = row * plane.spacing[1], column * plane.spacing[0]
-    affine[:3, 2] = np.cross(row, column) * (plane.thickness or _THICKNESS_MM)
-    affine[:3, 3] = plane.position
-    return Geometry(LPS_TO_RAS @ affine, (columns, rows, 1))
-
-
 def remove_face(clean: Dataset, order: FaceOrder) -> int:
     """Carry an order out on clean, uncompressed pixel data, in place.
 
@@ -265,7 +254,7 @@ def remove_face(clean: Dataset, order: FaceOrder) -> int:
     for number, cut in order.cuts.items():
         plane = header.planes[number]
         face = cut.covers(plane_geometry(plane, header.rows, header.columns))[:, :, 0].T
-        target = _plane_of(frames, header, number)
+        target = stored_plane(header, frames, plane)
         if target.shape != face.shape:
             raise CannotClean("face-unverified", "the pixels do not have the size that the planes need")
         value = _background(clean, plane, header, np.dtype(kind))
@@ -277,15 +266,6 @@ def remove_face(clean: Dataset, order: FaceOrder) -> int:
             if name in clean:
                 del clean[name]
     return changed
-
-
-def _plane_of(frames: Array, header: InstanceHeader, number: int) -> Array:
-    """A view of one plane: a frame, or a tile of a sheet."""
-    if header.layout in (Layout.MOSAIC, Layout.GRID):
-        down, across = divmod(number, frames.shape[2] // header.columns)
-        rows, columns = header.rows, header.columns
-        return frames[0, down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
-    return np.asarray(frames[number])
 
 
 def _background(clean: Dataset, plane: Plane, header: InstanceHeader, kind: np.dtype[Any]) -> Any:

@@ -13,9 +13,10 @@ import pytest
 from pydicom.uid import generate_uid
 
 from medidiff.io.dicom import find_series, index, load
+from medidiff.io.dicom.geometry import plane_geometry
 from medidiff.privacy.brain import find_brain
 from medidiff.privacy.deidentify_tree import DeidentifyReport, deidentify_tree
-from medidiff.privacy.dicom_faces import FaceOrder, order_faces, plane_geometry, remove_face
+from medidiff.privacy.dicom_faces import FaceOrder, order_faces, remove_face
 from medidiff.privacy.facecut import cut_before
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.policy import DeidentifyPolicy

@@ -7,6 +7,7 @@ row x column, so no voxel is reordered within a plane.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,21 @@ def _affine(i: Array, j: Array, k: Array, origin: Array) -> Array:
     return np.asarray(LPS_TO_RAS @ lps)
 
 
+def image_axes(orientation: Sequence[float]) -> tuple[Array, Array, Array]:
+    """Directions of a row, of a column and of the normal on both, unit length, LPS."""
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    normal = np.cross(row, column)
+    return row, column, normal / np.linalg.norm(normal)
+
+
+def plane_geometry(plane: Plane, rows: int, columns: int) -> Geometry:
+    """The grid of one plane in RAS mm: i along a row, j down a column, one voxel thick (1 mm if not stated)."""
+    row, column, normal = image_axes(plane.orientation)
+    step = normal * (plane.thickness or 1.0)
+    affine = _affine(row * plane.spacing[1], column * plane.spacing[0], step, np.array(plane.position))
+    return Geometry(affine, (columns, rows, 1))
+
+
 def stack_of(planes: list[Plane]) -> Stack:
     """Sort parallel planes along their normal.
 
@@ -103,9 +119,7 @@ def stack_of(planes: list[Plane]) -> Stack:
     Raises:
         SeriesRefused: the slices do not lie on a straight line.
     """
-    row, column = np.array(planes[0].orientation[:3]), np.array(planes[0].orientation[3:])
-    normal = np.cross(row, column)
-    normal /= np.linalg.norm(normal)
+    row, column, normal = image_axes(planes[0].orientation)
     positions = np.array([plane.position for plane in planes])
     depths = positions @ normal
     order = np.argsort(depths, kind="stable")
@@ -142,8 +156,8 @@ def _check_line(positions: Array, depths: Array, step: Array, normal: Array) -> 
 
 def places(planes: list[Plane]) -> list[int]:
     """Number of each plane's place along the normal, from 0; planes within ``SAME_PLACE_MM`` share one."""
-    row, column = np.array(planes[0].orientation[:3]), np.array(planes[0].orientation[3:])
-    depths = np.array([plane.position for plane in planes]) @ np.cross(row, column)
+    _, _, normal = image_axes(planes[0].orientation)
+    depths = np.array([plane.position for plane in planes]) @ normal
     order = np.argsort(depths, kind="stable")
     numbers = np.zeros(len(planes), dtype=int)
     numbers[order[1:]] = np.cumsum(np.diff(depths[order]) > SAME_PLACE_MM)

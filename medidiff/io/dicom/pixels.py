@@ -49,6 +49,21 @@ def stored_frames(header: InstanceHeader) -> Array:
     return frames
 
 
+def stored_plane(header: InstanceHeader, frames: Array, plane: Plane) -> Array:
+    """A view of one plane, shape (rows, columns): a frame, or a tile of a sheet.
+
+    Args:
+        header: The object.
+        frames: Its stored frames, shape (frames, rows, columns).
+        plane: Which of its planes.
+    """
+    if header.layout not in (Layout.MOSAIC, Layout.GRID):
+        return np.asarray(frames[plane.index])
+    down, across = divmod(plane.index, header.pixels.columns // header.columns)
+    rows, columns = header.rows, header.columns
+    return frames[0, down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
+
+
 def plane_values(header: InstanceHeader, frames: Array, plane: Plane) -> Array:
     """Physical values of one plane, shape (rows, columns), float32.
 
@@ -57,13 +72,7 @@ def plane_values(header: InstanceHeader, frames: Array, plane: Plane) -> Array:
         frames: Of ``stored_frames``.
         plane: Which of its planes.
     """
-    if header.layout in (Layout.MOSAIC, Layout.GRID):
-        down, across = divmod(plane.index, header.pixels.columns // header.columns)
-        rows, columns = header.rows, header.columns
-        stored = frames[0, down * rows : (down + 1) * rows, across * columns : (across + 1) * columns]
-    else:
-        stored = frames[plane.index]
-    return scaled(stored, header.pixels, plane.slope, plane.intercept)
+    return scaled(stored_plane(header, frames, plane), header.pixels, plane.slope, plane.intercept)
 
 
 def scaled(stored: Array, pixels: PixelFormat, slope: float, intercept: float) -> Array:

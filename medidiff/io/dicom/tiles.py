@@ -11,6 +11,7 @@ import numpy as np
 
 from medidiff.io.dicom import marks
 from medidiff.io.dicom import tags as t
+from medidiff.io.dicom.geometry import image_axes
 from medidiff.io.dicom.model import Layout, Mark, PixelFormat, Plane, Vector
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.dicom.reasons import Reason, SeriesRefused
@@ -58,11 +59,16 @@ def find(header: Header, pixels: PixelFormat, image_type: tuple[str, ...], notes
 
 def _says_mosaic(header: Header) -> bool:
     """Whether private elements speak of a mosaic that the image type, rewritten by an export, no longer shows."""
-    private = header.private(0x0019, "SIEMENS MR HEADER")
-    count = header.integer(private | 0x0A, "US") if private is not None else None
+    count = _siemens_count(header)
     detail = header.private(0x0021, "SIEMENS MR SDI 02")
     kind = header.texts(detail | 0x75) if detail is not None else ()
     return "MOSAIC" in kind or (count is not None and count > 1)
+
+
+def _siemens_count(header: Header) -> int | None:
+    """Number of tiles as a private element has it; None if there is none."""
+    private = header.private(0x0019, "SIEMENS MR HEADER")
+    return header.integer(private | 0x0A, "US") if private is not None else None
 
 
 def square_side(count: int) -> int:
@@ -95,9 +101,9 @@ def csa_numbers(csa: dict[str, list[Any]], name: str) -> tuple[float, ...]:
     return values if all(map(math.isfinite, values)) else ()
 
 
-def _tile_size(pixels: PixelFormat, count: int | None) -> tuple[int, int]:
+def _tile_size(pixels: PixelFormat, count: int) -> tuple[int, int]:
     """Rows and columns of a tile of a square sheet."""
-    if count is None or not 1 <= count <= _MOST_TILES:
+    if not 1 <= count <= _MOST_TILES:
         raise SeriesRefused(Reason.MISSING_ATTRIBUTE, "a sheet of tiles without a valid number of tiles")
     across = square_side(count)
     if pixels.rows % across or pixels.columns % across:
@@ -108,18 +114,13 @@ def _tile_size(pixels: PixelFormat, count: int | None) -> tuple[int, int]:
 
 def _mosaic(header: Header, pixels: PixelFormat, image_type: tuple[str, ...], notes: list[str]) -> Sheet:
     csa = csa_image_header(header)
-    private = header.private(0x0019, "SIEMENS MR HEADER")
     counted = csa_numbers(csa, "NumberOfImagesInMosaic")
-    count = int(counted[0]) if counted else None
-    if count is None and private is not None:
-        count = header.integer(private | 0x0A, "US")
+    count = (int(counted[0]) if counted else _siemens_count(header)) or 0
     rows, columns = _tile_size(pixels, count)
-    assert_count = count or 0
     corner = marks.position(header)
-    directions = marks.orientation(header)
     row_spacing, column_spacing = marks.pixel_spacing(header)
-    row, column = np.array(directions[:3]), np.array(directions[3:])
-    normal = _mosaic_normal(csa, np.cross(row, column), notes)
+    row, column, cross = image_axes(marks.orientation(header))
+    normal = _mosaic_normal(csa, cross, notes)
     gap = header.number(t.SPACING_BETWEEN_SLICES)
     if gap is None or gap <= 0:
         gap = header.number(t.SLICE_THICKNESS)
@@ -132,14 +133,13 @@ def _mosaic(header: Header, pixels: PixelFormat, image_type: tuple[str, ...], no
         + row * column_spacing * (pixels.columns - columns) / 2
         + column * row_spacing * (pixels.rows - rows) / 2
     )
-    positions = [first + normal * gap * index for index in range(assert_count)]
+    positions = [first + normal * gap * index for index in range(count)]
     return _sheet(Layout.MOSAIC, header, (rows, columns), positions, marks.of_classic(header, image_type))
 
 
 def _mosaic_normal(csa: dict[str, list[Any]], cross: np.ndarray[Any, Any], notes: list[str]) -> np.ndarray[Any, Any]:
     """Direction from the first tile to the next: perpendicular to the slices, the sign as the CSA header has it."""
     stated = csa_numbers(csa, "SliceNormalVector")
-    cross = cross / np.linalg.norm(cross)
     if len(stated) != 3 or abs(np.dot(stated, cross)) < 0.9:
         notes.append("the mosaic does not say which way its slices go: the direction was taken from the image axes")
         return cross
