@@ -6,7 +6,7 @@ the given contrast does not show is not in it: see docs/editing.md for what beco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medidiff.data.intensity import IntensityCodec
 from medidiff.diffusion.checkpoint import load_model
-from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.diffusion.denoiser import TASK_SIZE, Condition, Preconditioned
 from medidiff.diffusion.path import sigma_schedule
 from medidiff.diffusion.sampler import SOLVERS, posterior_mean, sample
 from medidiff.diffusion.tiling import TiledDenoiser, Tiling
 from medidiff.errors import ConfigError, InputError
+from medidiff.operators.task import NOTHING_KNOWN
 from medidiff.restoration.solve import SAMPLE_FROM, SAMPLE_TO
 from medidiff.rng import generators
-from medidiff.training.contrasts import translation_condition
 from medidiff.volume import Volume
 
 Array = NDArray[Any]
@@ -93,6 +94,19 @@ class Translator:
         # Where nothing was scanned, nothing can be translated: a stripped skull stays stripped.
         data = BRIGHT * found[0].float().cpu().numpy().clip(min=0) * (frame > 0)
         return Volume(data, conformed.geometry, scan.modality).like(scan.geometry)
+
+
+def translation_condition(given: Tensor, wanted: Sequence[int | None]) -> Condition:
+    """What the network is told: the given scan, shape (b, 1, i, j, k), and the number of the contrast that is wanted.
+
+    A number of None leaves the network to guess.
+    """
+    task = torch.zeros(len(given), TASK_SIZE)
+    for item, number in enumerate(wanted):
+        if number is not None:
+            task[item, number] = 1.0
+    scale = torch.full((len(given),), NOTHING_KNOWN.scale)
+    return Condition(torch.zeros_like(given), given, task.to(given), scale.to(given))
 
 
 def contrasts_of(card: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from medidiff.config import Config
 from medidiff.data.intensity import IntensityCodec
-from medidiff.diffusion.denoiser import TASK_SIZE, Condition
+from medidiff.diffusion.denoiser import TASK_SIZE
 from medidiff.errors import ConfigError
+from medidiff.generation.translate import translation_condition
 from medidiff.io import read_volume
-from medidiff.operators.task import NOTHING_KNOWN
 from medidiff.rng import derive_seed
 from medidiff.training.batches import Batch
 from medidiff.volume import Volume
@@ -89,19 +89,6 @@ def _single(path: Path) -> Volume:
     if len(volume.data) != 1:
         raise ConfigError(f"a contrast is a scan with one frame, got {len(volume.data)}")
     return volume
-
-
-def translation_condition(given: Tensor, wanted: Sequence[int | None]) -> Condition:
-    """What the network is told: the given scan, shape (b, 1, i, j, k), and the number of the contrast that is wanted.
-
-    A number of None leaves the network to guess.
-    """
-    task = torch.zeros(len(given), TASK_SIZE)
-    for item, number in enumerate(wanted):
-        if number is not None:
-            task[item, number] = 1.0
-    scale = torch.full((len(given),), NOTHING_KNOWN.scale)
-    return Condition(torch.zeros_like(given), given, task.to(given), scale.to(given))
 
 
 class ContrastBatches:
