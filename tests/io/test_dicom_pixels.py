@@ -76,7 +76,7 @@ def test_only_stored_bits_count(stored_bits: int, data: st.DataObject) -> None:
     shift = high + 1 - stored_bits
     window = ((1 << stored_bits) - 1) << shift
     word = ((value << shift) & window) | (data.draw(st.integers(0, 65535)) & ~window & 0xFFFF)
-    pixels = PixelFormat(1, 1, 1, 16, stored_bits, high, signed, False, "", "", False)
+    pixels = PixelFormat(1, 1, 1, 16, stored_bits, high, signed, False, "", "")
     assert int(mask_bits(np.array([word], dtype="<u2"), pixels)[0]) == value
 
 
