@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.serve import POOL
 from medidiff.io import write_volume
 from medidiff.ledger import Ledger
 from medidiff.volume import Volume
@@ -24,12 +26,13 @@ from tests.flows.told import calls, last
 from tests.ingest import heaps
 
 CANARY = "Kanarienvogel"
+REPOSITORY = Path(__file__).parents[2]
 
 
 def environment() -> dict[str, str]:
     """That of somebody who has set nothing up."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "DO_NOT_TRACK"))}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def offline() -> list[str]:
@@ -105,7 +108,8 @@ def start(config: Path) -> subprocess.Popen[bytes]:
 
 
 def results(state: Path) -> int:
-    return len(list((state / "results").rglob("*.json")))
+    """Steps that are done; a file that is half written has a name of its own."""
+    return len(list((state / "results").rglob("[0-9a-f]*.json")))
 
 
 def states_in_prefect(state: Path) -> list[str]:
@@ -174,27 +178,82 @@ def test_a_run_that_is_asked_to_end_ends_and_leaves_nothing_half_done(config: Pa
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) < 40
 
 
+class Served:
+    """``python -m flows.serve`` with one deployment of the reconstruct flow."""
+
+    def __init__(self, config: Path, schedules: str) -> None:
+        self.state = config.parent / "state"
+        file = config.parent / "prefect.yaml"
+        file.write_text(
+            "name: test\ndeployments:\n  - name: here\n"
+            f"    entrypoint: {REPOSITORY}/flows/reconstruct.py:reconstruct\n"
+            f"    parameters: {{config: restore}}\n    schedules: {schedules}\n"
+            "    concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}\n    work_pool: {name: medidiff}\n"
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        places = ["--file", str(file), "--state", str(self.state), "--port", str(self.port)]
+        told = environment() | {"MEDIDIFF_CONFIGS": str(config.parent)}
+        command = [sys.executable, "-m", "flows.serve", *places]
+        self.process = subprocess.Popen(command, env=told, cwd=REPOSITORY)
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(120) == 0
+
+    def prefect(self, *words: str) -> None:
+        """One command of Prefect's against this server."""
+        told = environment() | {
+            "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
+            "PREFECT_HOME": str(self.state / "prefect"),
+        }
+        subprocess.run([sys.executable, "-m", "prefect", *words], env=told, check=True, capture_output=True)
+
+    def ended(self) -> list[str]:
+        """How runs ended that are over, the latest first."""
+        return [run.status for run in Ledger(self.state).runs() if run.ended]
+
+
 @pytest.mark.slow
 def test_a_served_flow_fires_on_its_schedule(config: Path, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    repository = Path(__file__).parents[2]
-    file = tmp_path / "prefect.yaml"
-    file.write_text(
-        "name: test\ndeployments:\n  - name: each-minute\n"
-        f"    entrypoint: {repository}/flows/reconstruct.py:reconstruct\n"
-        "    parameters: {config: restore}\n    schedules: [{cron: '* * * * *'}]\n"
-        "    concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}\n    work_pool: {name: medidiff}\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "flows.serve", "--file", str(file), "--state", str(state), "--port", str(port)]
-    told = environment() | {"MEDIDIFF_CONFIGS": str(config.parent)}
-    process = subprocess.Popen(command, env=told, cwd=repository)
+    served = Served(config, "[{cron: '* * * * *'}]")
     try:
-        until(lambda: (state / "runs").is_dir() and any(run.ended for run in Ledger(state).runs()), process, 600)
+        until(lambda: (served.state / "runs").is_dir() and bool(served.ended()), served.process, 600)
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
-    assert [run.status for run in Ledger(state).runs() if run.ended][-1] == "completed"
+        served.end()
+    assert served.ended()[-1] == "completed"
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 40
+
+
+@pytest.mark.slow
+def test_a_served_run_that_is_killed_is_picked_up_by_the_worker(config: Path, tmp_path: Path) -> None:
+    """Prefect's own process worker takes the run, and takes it again: no slot was held, nothing done is done again."""
+    served, state = Served(config, "[]"), tmp_path / "state"
+    try:
+        until(lambda: POOL in pools(state), served.process, 600)
+        served.prefect("deployment", "run", "reconstruct/here")
+        until(lambda: results(state) >= 3, served.process, 600)
+        os.kill(last(state).pid, signal.SIGKILL)
+        killed, done = datetime.now(UTC), results(state)
+        until(lambda: states_in_prefect(state) == ["COMPLETED"], served.process, 600)
+    finally:
+        served.end()
+    second, first = Ledger(state).runs()
+    picked_up = (datetime.fromisoformat(second.started) - killed).total_seconds()
+    print(f"picked up after {picked_up:.0f} s")
+    assert (first.status, first.flow_run, second.attempt) == ("crashed", second.flow_run, 2)
+    assert calls(state)["reconstruct"] == 40 - done
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 40
+
+
+def pools(state: Path) -> list[str]:
+    """Work pools with a worker that has been heard of."""
+    if not (state / "prefect" / "prefect.db").is_file():
+        return []
+    with sqlite3.connect(f"file:{state}/prefect/prefect.db?mode=ro", uri=True) as database:
+        words = "SELECT work_pool.name FROM work_pool JOIN worker ON worker.work_pool_id = work_pool.id"
+        try:
+            return [row[0] for row in database.execute(words)]
+        except sqlite3.OperationalError:  # the tables are being made
+            return []

@@ -32,9 +32,10 @@ SLOTS = 1
 
 @dataclass
 class Tally:
-    """What became of the runs."""
+    """What became of the runs: whose turn it is to be struck, when each was, and how long until it was taken again."""
 
     wanted: int
+    turns: list[int] = field(default_factory=list)
     struck: dict[str, float] = field(default_factory=dict)
     picked_up: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -56,7 +57,8 @@ def scheduled(work: Path, *, runs: int, seed: int, every_seconds: float) -> Tall
     scenario = SCENARIOS["reconstruct"]
     folder = fresh(scenario, work)
     deployment = _deploy(every_seconds)
-    tally, begun, looked, taken = Tally(runs), time.monotonic(), 0.0, set()
+    turns = sorted(rng.sample(range(1, runs - runs // 20 + 1), round(SHARE_STRUCK * runs)))
+    tally, begun, looked, taken = Tally(runs, turns), time.monotonic(), 0.0, set()
     while time.monotonic() - begun < ENDS_WITHIN_SECONDS:
         due = ask(
             "POST",
@@ -112,11 +114,11 @@ def _accepted(flow_run: str) -> bool:
 
 
 def _take(flow_run: str, folder: Path, rng: random.Random | None, tally: Tally, number: int) -> None:
-    """Run; one in ten is struck somewhere."""
+    """Run; one in ten is struck somewhere. For a blow that came after the end of a run the next one is struck."""
     kill = None
     if rng is not None:
         thick_scan(folder / "in" / f"n{number}.nii.gz", 1000 + number)
-        if rng.random() < SHARE_STRUCK:
+        if len(tally.struck) < sum(turn <= number for turn in tally.turns):
             kind = rng.choice(("event", "event", "time"))
             when = rng.randint(1, 90) if kind == "event" else rng.uniform(0.2, 4)
             kill = Kill(kind, when, rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
@@ -174,6 +176,8 @@ def _judge(deployment: str, taken: set[str], folder: Path, tally: Tally) -> None
     """Every run completed, every scan restored, nothing half done, no slot held, no run said to be running."""
     states = {run["id"]: run["state_type"] for run in _runs(deployment)}
     tally.faults += [f"a run ended as {states.get(each)}" for each in sorted(taken) if states.get(each) != "COMPLETED"]
+    if len(tally.struck) < len(tally.turns):
+        tally.faults.append(f"{len(tally.struck)} of {len(tally.turns)} runs were struck")
     if len(taken) < tally.wanted:
         tally.faults.append(f"{len(taken)} of {tally.wanted} runs came")
     scans, restored = (
