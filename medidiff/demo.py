@@ -15,7 +15,8 @@ from medidiff.errors import InputError, OutputError
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import check_targets
-from medidiff.reconstruct import OnPlan, OnProgress, ReconstructOptions, ReconstructResult, reconstruct
+from medidiff.progress import OnProgress
+from medidiff.reconstruct import OnPlan, ReconstructOptions, ReconstructResult, reconstruct
 from medidiff.volume import Volume
 
 if TYPE_CHECKING:

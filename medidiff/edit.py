@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from medidiff.io.places import beside, check_targets
 from medidiff.io.source import file_sha256, open_source
 from medidiff.io.writers import write_nifti
 from medidiff.models import find_model, read_info
+from medidiff.progress import OnProgress
 from medidiff.restoration.repair import check_same_grid
 from medidiff.rng import resolve_seed
 from medidiff.synthetic.marks import EDIT_SENTENCE, SENTENCE, edited_description, nifti_description, nifti_is_marked
 from medidiff.volume import Modality, Volume
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 Model = Preconditioned | GenerativeModel
 
 # A generator learned anatomy at one voxel size; the sides of a scan's voxels may differ from it by this share.

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,10 +35,10 @@ from medidiff.io.dicom import ReadPolicy
 from medidiff.io.source import refuse_root
 from medidiff.privacy.keys import PrivacyKey
 from medidiff.privacy.policy import DeidentifyPolicy
+from medidiff.progress import OnProgress, silent
 
 # Raised when the same settings begin to give other volumes.
 _VERSION = 1
-OnProgress = Callable[[int, int, str], None]
 
 
 class SplitShares(Config):
@@ -161,7 +161,7 @@ def ingest(
     options = options or IngestOptions()
     split_of("", options.split.as_tuple())
     place = Path(dataset).resolve()
-    tell = on_progress or _nobody
+    tell = on_progress or silent
     local, remote = _sources(sources, place)
     key_path = options.key.resolve() if options.key else place.with_name(f"{place.name}.key")
     with workshop(place) as work:
@@ -199,11 +199,6 @@ def ingest(
         patients=summary.patients,
         splits=summary.splits,
     )
-
-
-def _nobody(done: int, total: int, what: str) -> None:
-    """Nobody wants to be told."""
-    del done, total, what
 
 
 def _sources(sources: Iterable[str | os.PathLike[str]], dataset: Path) -> tuple[list[Path], list[str]]:

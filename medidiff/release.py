@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from medidiff.export.dicom import check_dicom, write_dicom
 from medidiff.export.nnunet import DEFAULT_NUMBER, check_nnunet, write_nnunet
 from medidiff.export.release_files import SUMS, files_below, release_faults, write_sums
 from medidiff.export.synthetic_facts import write_json
+from medidiff.progress import OnProgress, silent
 from medidiff.report.html import write_html
 from medidiff.report.release_page import release_page
 from medidiff.synthetic.gate import Judgement, judge
@@ -39,7 +40,6 @@ from medidiff.synthetic.stored import SyntheticSet
 
 Format = Literal["bids", "nnunet", "dicom", "croissant"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet", "dicom", "croissant")
-OnProgress = Callable[[int, int, str], None]
 
 # A terminal holds no more; the page has all.
 _MOST_LINES = 100
@@ -106,7 +106,7 @@ def release(
     target = Path(output)
     formats = tuple(name for name in FORMATS if name in options.formats)
     _check_place(target, Path(source))
-    tell = on_progress or _silent
+    tell = on_progress or silent
     steps = len(formats) + 3
     tell(0, steps, "examining the set")
     judgement = judge(Path(source))
@@ -279,10 +279,6 @@ def _flush(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def _silent(_done: int, _total: int, _what: str) -> None:
-    return
 
 
 __all__ = ["FORMATS", "SUMS", "Format", "ReleaseOptions", "ReleaseResult", "check", "release"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from medidiff.errors import CheckpointError
 from medidiff.io.source import file_sha256
 from medidiff.models import find_model
 from medidiff.privacy.leakage.store import Store
+from medidiff.progress import OnProgress
 from medidiff.synthetic.items import read_items
 from medidiff.synthetic.stored import SyntheticSet
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 STEPS = 6
 
 

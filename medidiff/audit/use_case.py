@@ -22,11 +22,12 @@ from medidiff.audit.figures import copies_figure, even_figure
 from medidiff.audit.neighbours import neighbours
 from medidiff.audit.options import AuditOptions, AuditResult
 from medidiff.audit.remarks import guarantee, notes, reasons
-from medidiff.audit.sides import STEPS, OnProgress, Work, prepare
+from medidiff.audit.sides import STEPS, Work, prepare
 from medidiff.audit.spaces import find_spaces
 from medidiff.config import config_digest
 from medidiff.privacy.leakage.examine import Space, judge_copies, set_level
 from medidiff.privacy.leakage.store import Store
+from medidiff.progress import OnProgress, silent
 from medidiff.synthetic.reports import Family, Metric, PrivacyReport, write_report
 from medidiff.synthetic.stored import SyntheticSet
 
@@ -46,7 +47,7 @@ def audit(folder: str | os.PathLike[str], options: AuditOptions, on_progress: On
     """
     started = time.monotonic()
     synthetic = SyntheticSet.open(folder)
-    work = prepare(synthetic, options, on_progress or (lambda _done, _total, _what: None))
+    work = prepare(synthetic, options, on_progress or silent)
     spaces, items = find_spaces(work)
     copies = [judge_copies(space) for space in spaces]
     metrics = [copies_figure(entry) for entry in copies]

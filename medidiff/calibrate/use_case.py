@@ -21,13 +21,12 @@ from medidiff.errors import ConfigError, InputError
 from medidiff.io.places import check_targets
 from medidiff.io.source import file_sha256
 from medidiff.models import find_model, read_info
+from medidiff.progress import OnProgress
 from medidiff.volume import Modality
 
 if TYPE_CHECKING:
     from medidiff.diffusion.denoiser import Preconditioned
     from medidiff.operators.slices import Profile
-
-OnProgress = Callable[[int, int, str], None]
 
 
 def calibrate(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# What a use case calls as it works: steps done, steps in all, and what is being done.
-OnProgress = Callable[[int, int, str], None]
+from medidiff.progress import OnProgress
 
 
 @dataclass

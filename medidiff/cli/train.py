@@ -12,6 +12,7 @@ import typer
 
 from medidiff.cli import console
 from medidiff.cli.memory import reuse_freed_memory
+from medidiff.progress import OnProgress
 
 if TYPE_CHECKING:
     from medidiff.train import AnyTrainConfig
@@ -113,7 +114,7 @@ def _private(settings: AnyTrainConfig, dp: str) -> AnyTrainConfig:
 class _Reporter:
     """Turns what the training loop reports into a moving bar, or into lines where nobody watches."""
 
-    def __init__(self, on_progress: console.OnProgress, unit: str) -> None:
+    def __init__(self, on_progress: OnProgress, unit: str) -> None:
         self.on_progress, self.unit = on_progress, unit
         self.score = ""
         self.last_line = 0.0

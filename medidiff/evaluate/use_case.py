@@ -33,11 +33,11 @@ from medidiff.metrics.sets import panel
 from medidiff.metrics.sets.layout import template
 from medidiff.metrics.sets.panel import Panel, Sample
 from medidiff.metrics.sets.typicality import authenticity
+from medidiff.progress import OnProgress
 from medidiff.synthetic.items import read_items
 from medidiff.synthetic.reports import Metric, QualityReport, write_report
 from medidiff.synthetic.stored import SyntheticSet
 
-OnProgress = Callable[[int, int, str], None]
 _STEPS = 9
 # Of fewer nothing can be resampled; for a judgement see ``EvaluateOptions.least``.
 FEWEST_ITEMS = 4

@@ -7,7 +7,6 @@ the result, seen through thick voxels again, is the coarse image; nothing that w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +19,12 @@ from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import ConfigError
 from medidiff.geometry import Geometry
 from medidiff.operators.slices import SliceOperator, SliceProfile
+from medidiff.progress import OnProgress
 from medidiff.restoration.solve import Settings, restore
 from medidiff.rng import derive_seed
 from medidiff.volume import Volume
 
 Array = NDArray[Any]
-OnStep = Callable[[int, int, str], None]
 
 # Between these, in coarse over fine voxels, the shipped prior was trained.
 FACTORS = (1.2, 10.0)
@@ -50,7 +49,7 @@ class Upsampler:
     sample: bool = False
     steps: int = 8
 
-    def image(self, coarse: Volume, seed: int = 0, on_step: OnStep | None = None) -> Volume:
+    def image(self, coarse: Volume, seed: int = 0, on_step: OnProgress | None = None) -> Volume:
         """The image on a finer grid over the same space, same units, shape (1, i, j, k).
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from medidiff.ingestion.state import DatasetState
 from medidiff.ingestion.store import Store
 from medidiff.io.dicom import Reason, SeriesPlan, SeriesRefused, SeriesReport, find_series
 from medidiff.privacy.keys import PrivacyKey
+from medidiff.progress import OnProgress
 
-OnProgress = Callable[[int, int, str], None]
 Fate = list[str]
 # What another run may find otherwise is not remembered.
 _PASSING = (lines.INTERNAL, Reason.UNREADABLE.value)

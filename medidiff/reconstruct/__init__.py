@@ -5,6 +5,6 @@ Whatever can be said about the arguments and the header is said before torch is 
 
 from medidiff.reconstruct.jobs import find_job
 from medidiff.reconstruct.options import ReconstructOptions
-from medidiff.reconstruct.use_case import OnPlan, OnProgress, ReconstructResult, reconstruct
+from medidiff.reconstruct.use_case import OnPlan, ReconstructResult, reconstruct
 
-__all__ = ["OnPlan", "OnProgress", "ReconstructOptions", "ReconstructResult", "find_job", "reconstruct"]
+__all__ = ["OnPlan", "ReconstructOptions", "ReconstructResult", "find_job", "reconstruct"]

@@ -21,6 +21,7 @@ from medidiff.io.atomic import atomic_write_json
 from medidiff.io.places import default_output
 from medidiff.io.source import file_sha256
 from medidiff.models import find_model, is_shipped
+from medidiff.progress import OnProgress
 from medidiff.reconstruct.certainty import Certainty, certainty_of, check_job, find_calibration
 from medidiff.reconstruct.jobs import find_job
 from medidiff.reconstruct.options import ReconstructOptions
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from medidiff.restoration import Job, Plan, Run
 
-OnProgress = Callable[[int, int, str], None]
 OnPlan = Callable[["Plan"], None]
 
 NOT_CALIBRATED = "standard deviation over the samples: spread, not calibrated"

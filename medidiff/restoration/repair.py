@@ -21,6 +21,7 @@ from medidiff.metrics.foreground import head_mask
 from medidiff.metrics.noise import noise_floor
 from medidiff.operators.base import Identity, LinearOperator
 from medidiff.operators.mask import PATCH, MaskOperator
+from medidiff.progress import OnProgress
 from medidiff.restoration.plan import SMALLEST_FACTOR, Plan
 from medidiff.restoration.run import Frame, Run, joined
 from medidiff.restoration.solve import Measurement, Restored, Settings, restore
@@ -28,7 +29,6 @@ from medidiff.rng import derive_seed
 from medidiff.volume import Volume
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 
 # The deepest hole that the shipped prior was trained to fill: half axes up to 14 voxels.
 DEEPEST_TRAINED_HOLE = 14.0

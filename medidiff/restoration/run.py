@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from medidiff.data.intensity import IntensityCodec
 from medidiff.diffusion.denoiser import Preconditioned
+from medidiff.progress import OnProgress
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.solve import Restored, Settings, restore
 from medidiff.rng import derive_seed
 from medidiff.volume import Modality, Volume
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)

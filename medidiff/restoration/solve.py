@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,9 +17,8 @@ from medidiff.guidance import Posterior, condition_from, rule
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.slices import SliceOperator
 from medidiff.operators.task import Task
+from medidiff.progress import OnProgress, silent
 from medidiff.rng import generators
-
-OnStep = Callable[[int, int, str], None]
 
 # Noise of the first and last sampling level over the expected residual. The first lies where the network is blind: a
 # residual is far larger at low spatial frequencies than on average, so from 8 down samples come out too smooth.
@@ -94,7 +92,7 @@ class Restored:
 
 @torch.no_grad()
 def restore(
-    model: Preconditioned, operator: Measurement, y: Tensor, settings: Settings, on_step: OnStep | None = None
+    model: Preconditioned, operator: Measurement, y: Tensor, settings: Settings, on_step: OnProgress | None = None
 ) -> Restored:
     """Restore measurements of shape (1, *operator.out_shape), on their device.
 
@@ -107,7 +105,7 @@ def restore(
     prior = TiledDenoiser(model, condition, settings.tiling)
     posterior = Posterior(prior, likelihood, rule(settings.guidance))
     shape = (1, *operator.in_shape)
-    report = on_step or _silent
+    report = on_step or silent
     total = 1 + settings.samples * settings.steps
     report(0, total, "posterior mean")
     mean = _bounded(posterior_mean(posterior, shape, device=y.device), likelihood, settings)
@@ -135,7 +133,7 @@ def restore(
 
 
 def _turned(
-    model: Preconditioned, operator: SliceOperator, y: Tensor, settings: Settings, on_step: OnStep | None
+    model: Preconditioned, operator: SliceOperator, y: Tensor, settings: Settings, on_step: OnProgress | None
 ) -> Restored:
     """Restore with the slices along the last axis, where the network met them in training, and turn back.
 
@@ -173,7 +171,3 @@ def nonnegative(x: Tensor, likelihood: Likelihood, lower: float | None) -> Tenso
             return clipped
         x = likelihood.project(clipped)
     return clipped if misfit <= NOT_CONSISTENT else x
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass

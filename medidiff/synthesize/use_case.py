@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from medidiff.diffusion.generator import GenerativeModel, GeneratorSpec, load_ge
 from medidiff.generation.draw import Drawn, draw
 from medidiff.io.source import file_sha256
 from medidiff.models import find_model
+from medidiff.progress import OnProgress
 from medidiff.synthesize.options import SynthesizeOptions, SynthesizeResult
 from medidiff.synthesize.plan import make_plan
 from medidiff.synthesize.preview import write_preview
@@ -24,8 +24,6 @@ from medidiff.synthetic import SyntheticSetWriter
 
 if TYPE_CHECKING:
     from medidiff.generation.cascade import Upsampler
-
-OnProgress = Callable[[int, int, str], None]
 
 
 def synthesize(output: Path, options: SynthesizeOptions, on_progress: OnProgress | None = None) -> SynthesizeResult:

@@ -28,11 +28,11 @@ from medidiff.diffusion.checkpoint import load_state, save_state, write_model
 from medidiff.errors import CheckpointError
 from medidiff.metrics.features import CENTRE, FORMAT, SPREAD, ResNetOptions
 from medidiff.metrics.sets import corruptions
+from medidiff.progress import OnProgress
 from medidiff.rng import derive_seed
 from medidiff.training.volumes import Source, load_volumes
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 _PROJECTED = 64
 _STATE = "encoder-state.safetensors"
 

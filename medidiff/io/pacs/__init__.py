@@ -6,7 +6,8 @@ Nothing here is imported, and no connection is made, unless an address was given
 from __future__ import annotations
 
 from medidiff.io.pacs.address import Address, parse_address
-from medidiff.io.pacs.door import FetchReport, fetch
+from medidiff.io.pacs.disk import FetchReport
+from medidiff.io.pacs.door import fetch
 from medidiff.io.pacs.receiver import ListenOptions, serve
 
 __all__ = ["Address", "FetchReport", "ListenOptions", "fetch", "parse_address", "serve"]

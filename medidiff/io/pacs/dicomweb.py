@@ -10,8 +10,8 @@ from typing import Any
 from medidiff.errors import InputError
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.pacs.address import Address
-from medidiff.io.pacs.disk import put
-from medidiff.io.pacs.door import FetchReport, OnProgress
+from medidiff.io.pacs.disk import FetchReport, put
+from medidiff.progress import OnProgress
 
 _SERIES, _STUDY = "0020000E", "0020000D"
 # A bearer token comes from the environment: an address ends in logs and histories.

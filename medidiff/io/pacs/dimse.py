@@ -12,8 +12,8 @@ from pynetdicom import AE, build_role, evt
 from medidiff.errors import InputError, OutputError
 from medidiff.io.dicom.quiet import quiet
 from medidiff.io.pacs.address import Address
-from medidiff.io.pacs.disk import put
-from medidiff.io.pacs.door import FetchReport, OnProgress
+from medidiff.io.pacs.disk import FetchReport, put
+from medidiff.progress import OnProgress
 
 # Study root query and retrieve, PS3.4 C.6.2
 FIND, MOVE, GET = (UID(f"1.2.840.10008.5.1.4.1.2.2.{part}") for part in (1, 2, 3))

@@ -5,10 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from medidiff.errors import OutputError
 from medidiff.io.atomic import atomic_write_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What came from a server.
+
+    Args:
+        objects: Files written.
+        failures: For each series that did not come whole: its UID (not for printing), and why. None of its files stays:
+            the first half of a scan would pass for a shorter one.
+        whole: UIDs of the series that did (not for printing).
+    """
+
+    objects: int
+    failures: tuple[tuple[str, str], ...]
+    whole: tuple[str, ...] = ()
 
 
 def put(folder: Path, sop_uid: str, content: bytes) -> Path:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from medidiff.errors import ConfigError
 from medidiff.io.pacs.address import Address, parse_address
-
-OnProgress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FetchReport:
-    """What came from a server.
-
-    Args:
-        objects: Files written.
-        failures: For each series that did not come whole: its UID (not for printing), and why. None of its files stays:
-            the first half of a scan would pass for a shorter one.
-        whole: UIDs of the series that did (not for printing).
-    """
-
-    objects: int
-    failures: tuple[tuple[str, str], ...]
-    whole: tuple[str, ...] = ()
+from medidiff.io.pacs.disk import FetchReport
+from medidiff.progress import OnProgress, silent
 
 
 def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | None = None) -> FetchReport:
@@ -41,7 +23,7 @@ def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | Non
         OutputError: the folder cannot be written.
     """
     where = parse_address(address) if isinstance(address, str) else address
-    tell = on_progress or _nobody
+    tell = on_progress or silent
     try:
         if where.scheme == "dimse":
             from medidiff.io.pacs.dimse import fetch_dimse
@@ -52,11 +34,6 @@ def fetch(address: str | Address, folder: Path, *, on_progress: OnProgress | Non
         return fetch_dicomweb(where, folder, tell)
     except ModuleNotFoundError as error:
         raise ConfigError(missing(error)) from error
-
-
-def _nobody(done: int, total: int, what: str) -> None:
-    """Nobody wants to be told."""
-    del done, total, what
 
 
 def missing(error: ModuleNotFoundError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,12 @@ from medidiff.errors import GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.io import VolumeInfo, check_restorable, probe, read_volume
 from medidiff.operators.base import LinearOperator
+from medidiff.progress import OnProgress
 from medidiff.restoration.plan import Plan, Stage, make_plan
 from medidiff.restoration.repair import Repair
 from medidiff.restoration.run import Run, run_plan, unchanged
 from medidiff.restoration.solve import Settings
 from medidiff.volume import Modality, Volume
-
-OnProgress = Callable[[int, int, str], None]
 
 # The shipped prior for each kind of image; there is none for the others.
 DEFAULT_PRIORS = {Modality.MR: "brain-t1"}

@@ -20,8 +20,9 @@ from medidiff.operators.base import LinearOperator
 from medidiff.operators.mask import MaskOperator
 from medidiff.operators.motion import MovedSlices
 from medidiff.operators.slices import SliceOperator
+from medidiff.progress import OnProgress
 from medidiff.restoration.chain import DATA_STEPS, Chain, Turned
-from medidiff.restoration.jobs.base import OfScan, OnProgress, Scan
+from medidiff.restoration.jobs.base import OfScan, Scan
 from medidiff.restoration.operator_config import OperatorConfig, build
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.repair import every_frame

@@ -21,6 +21,7 @@ from medidiff.geometry import Geometry
 from medidiff.io.kspace import KSpaceInfo, RawKSpace, probe_kspace, read_kspace
 from medidiff.io.kspace.reduce import to_image
 from medidiff.operators.kspace import CartesianKSpace
+from medidiff.progress import OnProgress
 from medidiff.restoration.coils import SMALLEST_ESPIRIT_REGION, CoilMaps, choose_method, compress, estimate_maps
 from medidiff.restoration.kspace import restore_kspace
 from medidiff.restoration.plan import Plan
@@ -30,7 +31,6 @@ from medidiff.rng import derive_seed
 from medidiff.volume import Modality, Volume
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 Step = Callable[[int, int], None]
 
 # More coils than this add time, not signal: they are combined into so many virtual ones.

@@ -25,6 +25,7 @@ from medidiff.guidance import Posterior, condition_from, uncertainty
 from medidiff.io.sinogram import Sinogram, SinogramInfo, probe_sinogram, read_sinogram
 from medidiff.operators.likelihood import Likelihood
 from medidiff.operators.projection import ParallelBeam
+from medidiff.progress import OnProgress
 from medidiff.restoration.looks import DATA_STEPS, LOOKS, ORIENTATIONS, PLANES, look_again, unexplained
 from medidiff.restoration.plan import Plan
 from medidiff.restoration.run import Run
@@ -33,7 +34,6 @@ from medidiff.rng import generators
 from medidiff.volume import Modality, Volume
 
 Array = NDArray[Any]
-OnProgress = Callable[[int, int, str], None]
 
 # What is brightest is laid to this model value: dense bone, as in training.
 BRIGHT, BRIGHT_PERCENTILE = 1.0, 99.5

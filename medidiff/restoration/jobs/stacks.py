@@ -19,7 +19,8 @@ from medidiff.diffusion.sampler import SOLVERS, posterior_mean, sample
 from medidiff.errors import GeometryError, InputError
 from medidiff.geometry import Geometry
 from medidiff.operators.slices import MeasuredProfile, Profile
-from medidiff.restoration.jobs.base import DEFAULT_PRIORS, OnProgress, Scan
+from medidiff.progress import OnProgress, silent
+from medidiff.restoration.jobs.base import DEFAULT_PRIORS, Scan
 from medidiff.restoration.joint import Join, JointPosterior, union
 from medidiff.restoration.motion import groups_of
 from medidiff.restoration.plan import MAX_FINE_VOXELS, Plan
@@ -164,7 +165,7 @@ class StacksJob:
         for scan in self.scans:
             if len(scan.volume.data) != 1 or scan.volume.modality is not self.modality:
                 raise InputError(f"{scan.path}: stacks are joined that have one frame and are of one kind")
-        report = on_progress or _silent
+        report = on_progress or silent
         evaluations = 1 + settings.samples * settings.steps
         device = next(model.parameters()).device
         frames = [scan.volume.reoriented().data[0].astype(np.float32) for scan in self.scans]
@@ -232,7 +233,3 @@ def _across(axis: int) -> str:
 def _direction(grid: Geometry, axis: int) -> int:
     """The world axis that a stack's slices lie across."""
     return int(np.argmax(np.abs(grid.direction[:, axis])))
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass
