@@ -13,6 +13,10 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,19 @@ settings.register_profile(
 )
 settings.register_profile("deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _process_state() -> Iterator[None]:
+    """The command line's boundary owns the process: give back what it set."""
+    handler, show = signal.getsignal(signal.SIGTERM), warnings.showwarning
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    warnings.showwarning = show
+    if (boundary := sys.modules.get("medidiff.cli.boundary")) is not None:
+        boundary.debug = False
+    if (console := sys.modules.get("medidiff.cli.console")) is not None:
+        console.configure(quiet=False)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,30 +23,9 @@ from medidiff.cli import app, boundary, console
 from medidiff.cli.app import hoist, main
 from medidiff.io import read_volume, write_volume
 from medidiff.volume import Volume
+from tests.command_line import medidiff_process
 
 HEAVY = ("torch", "monai", "numpy", "prefect", "nibabel", "pydicom", "scipy", "matplotlib", "pydantic")
-
-
-def medidiff_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "medidiff", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1"} | environment,
-    )
-
-
-@pytest.fixture(autouse=True)
-def _restore_process_state() -> Iterator[None]:
-    """The boundary owns the process: give back what it set."""
-    handler, show = signal.getsignal(signal.SIGTERM), warnings.showwarning
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    warnings.showwarning = show
-    boundary.debug = False
-    console.configure(quiet=False)
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -405,7 +384,7 @@ def test_reconstruct_refuses_in_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     write_volume(Volume(mni.data[:, 80:96, 80:96, 80:96], mni.geometry.cropped((80, 80, 80), (16, 16, 16))), "scan.nii")
     model = [] if "--model" in arguments else ["--model", str(tiny_model)]
-    done = medidiff_process("reconstruct", *arguments, *model, PYTHONPATH=str(Path(__file__).parents[1]))
+    done = medidiff_process("reconstruct", *arguments, *model)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert "Traceback" not in done.stderr
     assert code == errors.EXIT_USAGE or done.stderr.count("\n") == 1

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from medidiff.privacy.keys import PrivacyKey
+from tests.command_line import medidiff_process
 from tests.ingest.heaps import nifti, series
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def medidiff(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "medidiff", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "120", "NO_COLOR": "1"},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +19,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     series(folder / "heap", "QX-4471903")
     nifti(folder / "heap" / "scan_T1w.nii.gz")
     (folder / "no-ocr.yaml").write_text("kind: ingest\nclean_pixels: false\nbody_part: head\n")
-    done = medidiff(
-        folder, "ingest", "heap", "-o", "out/dataset", "--config", "no-ocr.yaml", "--body-part", "other", "--json"
-    )
+    words = ("ingest", "heap", "-o", "out/dataset", "--config", "no-ocr.yaml", "--body-part", "other")
+    done = medidiff_process(*words, "--json", folder=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (folder / "facts.json").write_text(done.stdout)
@@ -53,7 +36,8 @@ def test_json_says_what_was_done(desk: Path) -> None:
 
 
 def test_a_person_gets_facts(desk: Path) -> None:
-    done = medidiff(desk, "ingest", "heap", "-o", "out/dataset", "--config", "no-ocr.yaml", "--body-part", "other")
+    words = ("ingest", "heap", "-o", "out/dataset", "--config", "no-ocr.yaml", "--body-part", "other")
+    done = medidiff_process(*words, folder=desk)
     assert done.returncode == 0
     rows = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     assert rows["new"].strip() == "0"
@@ -84,7 +68,7 @@ def test_a_mistake_is_one_line(arguments: list[str], code: int, message: str, de
     if arguments[0] == "listen" or "dimse" in arguments[1]:
         pytest.importorskip("pynetdicom")
     (desk / "no-ocr.yaml").chmod(0o644)
-    done = medidiff(desk, *arguments)
+    done = medidiff_process(*arguments, folder=desk)
     assert done.returncode == code
     said = [line for line in done.stderr.splitlines() if line.startswith("medidiff: ")]
     assert message in said[-1]
@@ -94,15 +78,15 @@ def test_a_mistake_is_one_line(arguments: list[str], code: int, message: str, de
 
 def test_deidentify_then_audit(desk: Path) -> None:
     PrivacyKey.create(desk / "p.key")
-    done = medidiff(desk, "deidentify", "heap", "-o", "clean", "--key", "p.key", "--no-pixels", "--json")
+    done = medidiff_process("deidentify", "heap", "-o", "clean", "--key", "p.key", "--no-pixels", "--json", folder=desk)
     facts = json.loads(done.stdout)
     assert (facts["written"], facts["patients"]) == (12, 1)
     assert [item["reason"] for item in facts["set_apart"]] == ["not-dicom"]
     assert done.returncode == 0
     (desk / "names.txt").write_text("QX-4471903\nName^QX-4471903\n")
-    clean = medidiff(desk, "audit-phi", "clean", "--key", "names.txt")
+    clean = medidiff_process("audit-phi", "clean", "--key", "names.txt", folder=desk)
     assert (clean.returncode, clean.stderr) == (0, "")
-    dirty = medidiff(desk, "audit-phi", "heap", "--key", "names.txt")
+    dirty = medidiff_process("audit-phi", "heap", "--key", "names.txt", folder=desk)
     assert dirty.returncode == 4
     assert "QX-4471903" not in dirty.stdout
     assert "found" in dirty.stdout
@@ -110,6 +94,6 @@ def test_deidentify_then_audit(desk: Path) -> None:
 
 def test_an_audit_of_a_dataset_finds_nothing(desk: Path) -> None:
     (desk / "names.txt").write_text("QX-4471903\nscan_T1w\nheap\n")
-    done = medidiff(desk, "audit-phi", "out/dataset", "--key", "names.txt", "--json")
+    done = medidiff_process("audit-phi", "out/dataset", "--key", "names.txt", "--json", folder=desk)
     assert json.loads(done.stdout)["findings"] == []
     assert done.returncode == 0

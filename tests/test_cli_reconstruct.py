@@ -12,8 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -23,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from medidiff import errors
-from medidiff.cli import boundary, console, main
+from medidiff.cli import main
 from medidiff.geometry import Geometry
 from medidiff.io import read_volume, write_volume
 from medidiff.io.atomic import is_temporary
@@ -36,17 +35,6 @@ THICK = np.diag([1.0, 1.0, 4.0, 1.0])
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
-
-
-@pytest.fixture(autouse=True)
-def _restore_process_state() -> Iterator[None]:
-    """The boundary owns the process: give back what it set."""
-    handler, show = signal.getsignal(signal.SIGTERM), warnings.showwarning
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    warnings.showwarning = show
-    boundary.debug = False
-    console.configure(quiet=False)
 
 
 @pytest.fixture

@@ -34,12 +34,12 @@ from medidiff.synthetic import (
     write_report,
 )
 from medidiff.volume import Modality, Volume
+from tests.command_line import medidiff_process
 from tests.synthetic.fixtures import pristine, releasable
 from tests.synthetic.sets import PLAN, png, privacy, quality, write_set
 
 __all__ = ["pristine", "releasable"]
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 ALL = ReleaseOptions(formats=FORMATS)
 LIGHT = ReleaseOptions(formats=("nnunet",))
 PAPERS = {"README.md", "DATASHEET.md", "MODEL_CARD.md", "LICENSES.md", "SHA256SUMS", "report.html"}
@@ -371,30 +371,18 @@ def test_real_volumes_and_label_maps_go_through_unchanged(shared: Path, tmp_path
         np.testing.assert_allclose(back, real.data, atol=0.51 * item.intensity.slope)
 
 
-def medidiff(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "medidiff", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "120", "NO_COLOR": "1"},
-    )
-
-
 def test_the_command_releases_checks_and_refuses_with_4(releasable: Path, tmp_path: Path) -> None:
-    done = medidiff(tmp_path, "release", "set", "--format", "bids,nnunet", "-o", "out", "--json")
+    done = medidiff_process("release", "set", "--format", "bids,nnunet", "-o", "out", "--json", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     facts = json.loads(done.stdout)
     assert (facts["items"], facts["formats"]) == (10, "bids, nnunet")
-    checked = medidiff(tmp_path, "release", "out", "--check")
+    checked = medidiff_process("release", "out", "--check", folder=tmp_path)
     assert checked.returncode == 0
     assert re.search(rf"files +{facts['files']}\n", checked.stdout)
 
     (releasable / "labels" / "s001.nii.gz").unlink()
     (releasable / "quality.json").unlink()
-    refused = medidiff(tmp_path, "release", "set", "-o", "second", "--report", "page.html")
+    refused = medidiff_process("release", "set", "-o", "second", "--report", "page.html", folder=tmp_path)
     assert refused.returncode == 4
     assert refused.stdout == ""
     lines = refused.stderr.splitlines()
