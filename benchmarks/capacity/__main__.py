@@ -1,6 +1,6 @@
 """``python -m benchmarks.capacity``: measure what a volume costs here, then simulate a million.
 
-python -m benchmarks.capacity measure --out capacity.json        # about two CPU-minutes
+python -m benchmarks.capacity measure --out capacity.json        # about ten CPU-minutes, most of them the first audit
 python -m benchmarks.capacity simulate --figures capacity.json   # --site site.yaml for one's own site
 """
 
@@ -9,16 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.capacity.measure import MEASURES, measured, overhead
+from benchmarks.capacity.measure import Measurement, ingest, overhead, reconstruct, synthesize
 from benchmarks.capacity.plan import Figures, Site, answer, sweep
+from benchmarks.capacity.sets import audited, released
 from benchmarks.machine import describe
 from medidiff.config import load_config
 from medidiff.io.atomic import atomic_write_json
 
 CORES = (16, 64, 256, 1024, 4096)
+MEASURES: dict[str, Callable[..., Measurement]] = {
+    "ingest": ingest,
+    "reconstruct": reconstruct,
+    "synthesize": synthesize,
+    "audit": audited,
+    "release": released,
+}
 
 
 def main() -> None:
@@ -29,6 +39,9 @@ def main() -> None:
     measuring.add_argument("--out", type=Path, default=Path("capacity.json"))
     measuring.add_argument("--repetitions", type=int, default=3)
     measuring.add_argument("--tasks", type=int, default=100, help="for Prefect's own cost")
+    measuring.add_argument(
+        "--people", type=Path, help="work folder of an audit: what it learned of people is kept there"
+    )
     measuring.add_argument("--stages", default=",".join(MEASURES), help="with commas between; what is on file stays")
     simulating = commands.add_parser("simulate", help="a site with these figures")
     simulating.add_argument("--figures", type=Path, required=True, help="a YAML file of what a volume costs")
@@ -36,23 +49,26 @@ def main() -> None:
     simulating.add_argument("--simulated", type=int, help="so many volumes, in proportion, instead of all")
     given = parser.parse_args()
     if given.command == "measure":
-        measure(given.out, given.repetitions, given.tasks, [name for name in given.stages.split(",") if name])
+        stages = [name for name in given.stages.split(",") if name]
+        measure(given.out, given.repetitions, given.tasks, stages, given.people)
     else:
         site = load_config(given.site, Site) if given.site else Site()
         show(site, load_config(given.figures, Figures), given.simulated)
 
 
-def measure(out: Path, repetitions: int, tasks: int, stages: list[str]) -> None:
+def measure(out: Path, repetitions: int, tasks: int, stages: list[str], people: Path | None) -> None:
     """Stage after stage; what is done is on file, and a killed run goes on with ``--stages``."""
-    found = json.loads(out.read_text()) if out.exists() else {"machine": describe(), "stages": {}}
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"machine": describe(), "stages": {}}
     for name in stages:
-        result = measured(name, repetitions)
+        with tempfile.TemporaryDirectory(prefix="medidiff-capacity-") as place:
+            more = {"people": people} if name == "audit" else {}
+            result = MEASURES[name](Path(place), repetitions, **more)
         low, high = result.interval
         found["stages"][name] = {**asdict(result), "mean": result.mean, "low": low, "high": high}
         atomic_write_json(out, found)
         print(
             f"| {name} | {result.unit} | {result.mean:.2f} [{low:.2f}, {high:.2f}] | {repetitions} "
-            f"| {result.written_mb:.2f} |"
+            f"| {result.written_mb:.2f} | {result.fixed:.1f} |"
         )
     if tasks:
         with tempfile.TemporaryDirectory(prefix="medidiff-capacity-") as place:

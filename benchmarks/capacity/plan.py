@@ -23,7 +23,8 @@ class Figures(Config):
         gpu_seconds: Of one GPU, a volume, for stages that have one; those then need no core.
         written_mb, read_mb: To and from the store, a volume, over all stages.
         kept_mb: That stays in the store.
-        tasks_per_second: That the database of the flows takes: Prefect's server on it, one task a volume and stage.
+        tasks_per_second: That the database of the flows takes: Prefect's server on it, one task a stage.
+        volumes_per_task: One, where scans fan out; a set's items, where a set is one task.
     """
 
     core_seconds: dict[Stage, float]
@@ -32,6 +33,7 @@ class Figures(Config):
     read_mb: float = Field(gt=0)
     kept_mb: float = Field(gt=0)
     tasks_per_second: float = Field(gt=0)
+    volumes_per_task: int = Field(1, ge=1)
 
     def on_core(self, stages: Sequence[Stage]) -> float:
         """Core-seconds of a volume that goes through these stages.
@@ -98,7 +100,7 @@ def stations_of(site: Site, figures: Figures) -> list[Station]:
     cores = figures.on_core([stage for stage in site.stages if stage not in on_gpu])
     line = [
         Station("store, reading", 1, figures.read_mb / site.store_mb_per_second),
-        Station("database", 1, len(site.stages) / figures.tasks_per_second),
+        Station("database", 1, len(site.stages) / figures.volumes_per_task / figures.tasks_per_second),
         Station("cores", site.cores, cores),
     ]
     if on_gpu:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from benchmarks.capacity.measure import Measurement
-from benchmarks.capacity.plan import Figures, Site, answer, stations_of, sweep
+from benchmarks.capacity.plan import Figures, Site, Stage, answer, stations_of, sweep
 from benchmarks.capacity.simulate import Station, simulate
+from medidiff.config import load_config
 from medidiff.errors import ConfigError
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "capacity"
 
 FIGURES = Figures(
     core_seconds={"ingest": 8.0, "reconstruct": 10.0, "synthesize": 5.0, "audit": 1.0, "release": 0.2},
@@ -81,6 +86,22 @@ def test_what_a_gpu_does_no_core_does() -> None:
     assert line["cores"].seconds == pytest.approx(8)
     assert line["GPUs"] == Station("GPUs", 2, 0.5)
     assert "GPUs" not in {station.name for station in stations_of(Site(gpus=0), FIGURES)}
+
+
+def test_a_set_is_one_task_however_many_items_it_has() -> None:
+    def database(figures: Figures) -> float:
+        return {station.name: station for station in stations_of(Site(), figures)}["database"].seconds
+
+    assert database(FIGURES) == pytest.approx(2 / 20)
+    assert database(FIGURES.model_copy(update={"volumes_per_task": 128})) == pytest.approx(2 / 20 / 128)
+
+
+def test_the_figures_on_file_are_enough_for_the_sites_of_the_page() -> None:
+    """Every stage has a figure in one of the two files, and both sites can be simulated."""
+    heads, sets = (load_config(FOLDER / name, Figures) for name in ("figures.yaml", "figures-sets.yaml"))
+    assert answer(Site(volumes=1000), heads).bottleneck == "cores"
+    assert answer(Site(volumes=1000, stages=("synthesize", "audit", "release")), sets).bottleneck == "cores"
+    assert heads.core_seconds.keys() | sets.core_seconds.keys() == set(get_args(Stage))
 
 
 def test_a_stage_without_a_figure_is_refused() -> None:
