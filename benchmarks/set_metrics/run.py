@@ -104,8 +104,10 @@ class Bench:
         table = clean.likeness if spoiled.images is None else None
         if table is not None:
             # A set that only lost people is no more alike in those that are looked at; one of copies is.
+            # Who of so few is kept would count for more than how often, so everybody is kept in turn.
+            turns = [(spoiled.chosen + turn) % len(clean) for turn in range(len(clean))]
             whole = len(spoiled.chosen) == len(clean)
-            table = table[np.ix_(spoiled.chosen, spoiled.chosen)] if whole else None
+            table = np.mean([table[np.ix_(turn, turn)] for turn in turns], axis=0) if whole else None
         changed = None if spoiled.labels is None or spoiled.images is not None else spoiled.labels
         some = Sample(seen.features, None, shapes, seen.layout)[spoiled.chosen]
         return Sample(some.features, table, some.shapes, some.layout), changed

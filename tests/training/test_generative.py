@@ -19,6 +19,9 @@ from medidiff.errors import ConfigError
 from medidiff.generation.codes import LabelCodec
 from medidiff.train import TrainOptions, train
 from medidiff.training.generative import (
+    BLOCKS,
+    IMAGE_WEIGHT,
+    WHOLE,
     GenerativeTrainConfig,
     GeneratorNetwork,
     HeldOut,
@@ -207,6 +210,22 @@ def test_given_label_channels_are_no_target() -> None:
     told = model.conditions([{}, {}], labels=x0[:, 1:])
     loss = generative_loss(model, x0, told, torch.ones(2), noise)
     torch.testing.assert_close(loss, torch.ones(2), rtol=0.1, atol=0)
+
+
+def test_blocks_add_what_they_have_in_common_and_not_their_details() -> None:
+    model = tiny_model(size=0.0)
+    # At sigma 1 the target of a silent network is (image - noise) / sqrt(2).
+    noise, sigma, told = torch.zeros(1, 3, *SHAPE), torch.ones(1), model.conditions([{}])
+    even = torch.full((1, 3, *SHAPE), 2**0.5)
+    checks = even * (torch.arange(SHAPE[2]) % 2 * 2 - 1)  # no mean over blocks
+
+    def of_blocks(image: torch.Tensor) -> float:
+        plain, both = (float(generative_loss(model, image, told, sigma, noise, blocks=blocks)) for blocks in (0, 1))
+        return both - plain
+
+    counted = (IMAGE_WEIGHT**2 + 2) / 3  # of one image and two label channels
+    assert of_blocks(even) == pytest.approx(counted * (WHOLE + sum(weight for _, weight in BLOCKS)), rel=1e-4)
+    assert of_blocks(checks) == pytest.approx(0, abs=1e-4)
 
 
 def test_noise_levels_are_log_normal_and_spread_over_a_batch() -> None:
