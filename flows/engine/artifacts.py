@@ -69,6 +69,12 @@ class Progress:
             else:
                 update_progress_artifact(self._id, percent)
 
+    def end(self) -> None:
+        """All of it is done; a bar that nobody has seen is not made for that."""
+        if self._id is not None:
+            with _optional():
+                update_progress_artifact(self._id, 100.0)
+
 
 def publish(record: RunRecord, shown: list[tuple[Path, Result]]) -> None:
     """Tables, links and pictures of a run that ends.

@@ -137,6 +137,10 @@ class Work:
             self._told = time.monotonic()
             self._journal.write("progress", step=self._order.step, item=self._order.item, done=done, total=total)
 
+    def end(self) -> None:
+        """All is done."""
+        self._bar.end()
+
 
 Body = Callable[[Order, Work], Made]
 
@@ -201,7 +205,9 @@ def carry_out(body: Body, order: Order) -> Result:
 
 def _called(body: Body, order: Order, fingerprints: Fingerprints, begun: float) -> Result:
     try:
-        made = body(order, Work(order))
+        work = Work(order)
+        made = body(order, work)
+        work.end()
     except GateRefused as refusal:
         lines = [line.removeprefix("  - ") for line in str(refusal).splitlines()]
         reasons = tuple(clean(line, order.sources) for line in (lines[1:] or lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from medidiff.status import Status
 
 _MOST_FAILURES = 20
+_LINE = 60
+_HASH = re.compile(r"^[0-9a-f]{64}$")
 
 
 def status(
@@ -30,7 +33,7 @@ def status(
     if as_json:
         console.print_json(_facts(found))
         return
-    rows = [(run.run, run.flow, run.config, run.status, _seconds(run), run.message) for run in found.runs]
+    rows = [(run.run, run.flow, run.config, run.status, _seconds(run), _short(run.message)) for run in found.runs]
     console.table("", ("run", "flow", "config", "status", "seconds", ""), rows)
     if found.total > len(found.runs):
         console.say(f"and {found.total - len(found.runs)} before them")
@@ -48,6 +51,9 @@ def _show(run: RunRecord) -> None:
         items = "" if step.key else f"{step.done} done, {step.cached} before, {step.failed} failed"
         rows.append((step.name, step.status, items, step.seconds, _words(step)))
     console.table(f"run {run.run}", ("step", "status", "items", "seconds", ""), rows)
+    for step in run.steps:
+        for reason in step.reasons:
+            console.say(f"{step.name}: {reason}")
     for failure in run.failures[:_MOST_FAILURES]:
         console.say(f"{failure.step} {failure.item}: {failure.reason}")
     if len(run.failures) > _MOST_FAILURES:
@@ -55,9 +61,20 @@ def _show(run: RunRecord) -> None:
 
 
 def _words(step: StepRecord) -> str:
+    """Figures of a step; reasons have lines of their own."""
     if step.reasons:
-        return "; ".join(step.reasons)
-    return ", ".join(f"{name} {value}" for name, value in step.facts.items())
+        return f"{len(step.reasons)} reason{'s' if len(step.reasons) > 1 else ''}, below"
+    return ", ".join(f"{name} {_short(value)}" for name, value in step.facts.items())
+
+
+def _short(value: object) -> str:
+    """Four digits of a number, the beginning of a hash or of a message; --json has the whole."""
+    from textwrap import shorten
+
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text[:12] if _HASH.match(text) else shorten(text, _LINE, placeholder=" ...")
 
 
 def _seconds(run: RunRecord) -> str:

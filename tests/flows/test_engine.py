@@ -6,6 +6,7 @@ import errno
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from flows.engine.results import Output, Result, Results
 from flows.engine.runners import task_runner
 from flows.engine.steps import Made, Order, Passing, StepFailed, Work, carry_out
 from flows.steps import reconstruct_scan
+from medidiff.cli import main
 from medidiff.errors import ConfigError, GateRefused, InputError, OutputError
 from medidiff.io import write_volume
-from medidiff.ledger import Ledger, RunRecord, boot_id, new_run_id, now
+from medidiff.ledger import Ledger, RunRecord, StepRecord, boot_id, new_run_id, now
 from medidiff.reconstruct import ReconstructOptions
 from medidiff.status import status
 from medidiff.unattended import SCHEMAS, Ray, ReconstructFlow, Threads, schema_of
@@ -256,6 +258,41 @@ def test_status_loads_neither_prefect_nor_torch(ledger: Ledger) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(ledger.root)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "completed" in done.stdout
+
+
+def test_status_tells_a_refusal_line_by_line_and_figures_in_four_digits(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = ("quality.json: missing", "privacy.json: missing")
+    steps = (
+        StepRecord("audit", "done", "k", 1.0, facts={"copies": 1 / 3, "set": "ab" * 32}),
+        StepRecord("release", "refused", "k", 1.0, reasons=reasons),
+    )
+    ledger.write(replace(record(new_run_id(), status="refused"), steps=steps))
+    with pytest.raises(SystemExit) as end:
+        main(["status", str(ledger.root)])
+    assert not end.value.code
+    told = capsys.readouterr().out
+    assert "copies 0.3333" in told
+    assert "ab" * 7 not in told
+    assert [line for line in told.splitlines() if line.startswith("release: ")] == [
+        f"release: {each}" for each in reasons
+    ]
+
+
+def test_what_is_done_is_not_done_again_by_another_worker(ledger: Ledger, tmp_path: Path) -> None:
+    def write(order: Order, work: Work) -> Made:
+        with (tmp_path / "made").open("a") as stream:
+            stream.write("x")
+        return Made((tmp_path / "made",))
+
+    given = replace(order(ledger), base=tmp_path)
+    first = carry_out(write, given)
+    assert carry_out(write, given) == first
+    assert (tmp_path / "made").read_text() == "x"
+    (tmp_path / "made").unlink()  # what is gone is
+    carry_out(write, given)
+    assert (tmp_path / "made").read_text() == "x"
 
 
 def test_runners_come_by_configuration() -> None:

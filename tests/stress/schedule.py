@@ -12,9 +12,11 @@ import os
 import random
 import signal
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,20 @@ class Tally:
 
 
 def ask(method: str, path: str, body: Any = None) -> Any:
-    """One call of Prefect's REST interface."""
+    """One call of Prefect's REST interface, tried again where its database is busy, as Prefect's own client does."""
     data = None if body is None else json.dumps(body).encode()
     address = f"{os.environ['PREFECT_API_URL']}{path}"
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+    for wait in (1, 2, 4, 8, 16, 32):
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                text = answer.read()
+            return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(wait)
+    raise RuntimeError("Prefect's database is busy for minutes")
 
 
 def scheduled(work: Path, *, runs: int, seed: int, every_seconds: float) -> Tally:
@@ -65,16 +74,20 @@ def scheduled(work: Path, *, runs: int, seed: int, every_seconds: float) -> Tall
             "/deployments/get_scheduled_flow_runs",
             {"deployment_ids": [deployment], "scheduled_before": _soon()},
         )
-        for flow_run in due:
+        # More is due than one slot can do: whoever was made due again has waited longest, and dead runs are looked for
+        # between any two.
+        for flow_run in sorted(due, key=lambda flow_run: flow_run["id"] not in taken):
             fresh_one = flow_run["id"] not in taken
             if fresh_one and len(taken) == runs:
                 continue  # the schedule goes on, and nobody takes what comes after the last
             if not _accepted(flow_run["id"]):
-                continue  # the slot is not free
+                time.sleep(0.5)
+                break  # the slot is not free
             taken.add(flow_run["id"])
             if not fresh_one and flow_run["id"] in tally.struck:
                 tally.picked_up.append(time.time() - tally.struck[flow_run["id"]])
             _take(flow_run["id"], folder, rng if fresh_one else None, tally, len(taken))
+            break
         if time.monotonic() - looked > LOOK_EVERY_SECONDS:
             looked = time.monotonic()
             _look(folder)
