@@ -156,7 +156,7 @@ KINDS: Mapping[str, Kind] = {
         (1.0, 2.0, 3.0, 4.5),
         "displacement, voxels RMS",
         (panel.STRUCTURES,),
-        "no voxel looks wrong, and the features hardly see it (KID 0.4 at the most); what is wrong is size and shape",
+        "no voxel looks wrong, and the features hardly see it (KID 1.3 at the most); what is wrong is size and shape",
     ),
     "mode drop": Kind(
         _mode_drop,
