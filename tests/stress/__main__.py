@@ -59,9 +59,13 @@ def main() -> int:
 
 
 def _scheduled(work: Path, runs: int, seed: int) -> list[str]:
+    from tests.stress.kills import refer
+    from tests.stress.scenarios import SCENARIOS
     from tests.stress.schedule import scheduled
 
-    tally = scheduled(work, runs=runs, seed=seed, every_seconds=1.0)
+    # Half as often as the machine can: whoever is made due again would otherwise wait behind all that is overdue.
+    every = max(1.0, 2 * refer(SCENARIOS["reconstruct"], work, with_calls=False).seconds)
+    tally = scheduled(work, runs=runs, seed=seed, every_seconds=every)
     waits = ", ".join(f"{seconds:.0f}" for seconds in tally.picked_up) or "no"
     print(f"{runs} scheduled runs, {len(tally.struck)} struck, picked up after {waits} s: {len(tally.faults)} faults")
     return tally.faults

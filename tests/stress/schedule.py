@@ -74,8 +74,7 @@ def scheduled(work: Path, *, runs: int, seed: int, every_seconds: float) -> Tall
             "/deployments/get_scheduled_flow_runs",
             {"deployment_ids": [deployment], "scheduled_before": _soon()},
         )
-        # More is due than one slot can do: whoever was made due again has waited longest, and dead runs are looked for
-        # between any two.
+        # One at a time, so that dead runs are looked for between any two; whoever was made due again comes first.
         for flow_run in sorted(due, key=lambda flow_run: flow_run["id"] not in taken):
             fresh_one = flow_run["id"] not in taken
             if fresh_one and len(taken) == runs:
