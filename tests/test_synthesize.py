@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medidiff.cli.app import main
+from medidiff.diffusion.generator import NumericCondition
 from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputError, OutputError
 from medidiff.io.source import file_sha256
 from medidiff.rng import derive_seed
@@ -73,6 +74,30 @@ def test_a_set_does_not_depend_on_the_batch_and_its_start_not_on_the_count(model
     for kind in ("images", "labels"):
         for path in (tmp_path / "one" / kind).iterdir():
             assert (tmp_path / "longer" / kind / path.name).read_bytes() == path.read_bytes()
+
+
+def test_numbers_are_asked_for_as_they_were_spread_in_training(model: Path, tmp_path: Path) -> None:
+    plain, spread = (synthesize(tmp_path / f"{on}", wish(model, count=6, spread=on)) for on in (False, True))
+    assert plain.evaluations == spread.evaluations
+    items = SyntheticSet.open(spread.folder).items
+    known = [entry for entry in SPEC.conditions if isinstance(entry, NumericCondition)]
+    for entry in known:
+        asked = [float(item.condition[entry.name]) for item in items]  # type: ignore[arg-type]
+        assert len(set(asked)) == 6
+        assert all(entry.low <= value <= entry.high for value in asked)
+    assert known
+    assert all(not item.condition for item in SyntheticSet.open(plain.folder).items)
+    mixed = synthesize(tmp_path / "mixed", wish(model, spread=True, conditions={"volume_ml": 0.6}))
+    assert {item.condition["volume_ml"] for item in SyntheticSet.open(mixed.folder).items} == {0.6}
+
+
+def test_drawn_numbers_have_the_mean_and_spread_of_training() -> None:
+    entry = NumericCondition(name="volume_ml", mean=3.0, std=0.5, low=1.0, high=5.0)
+    drawn = [entry.draw(seed) for seed in range(2000)]
+    assert np.mean(drawn) == pytest.approx(3.0, abs=0.04)
+    assert np.std(drawn) == pytest.approx(0.5, abs=0.03)
+    narrow = NumericCondition(name="volume_ml", mean=3.0, std=0.5, low=2.9, high=3.0)
+    assert all(2.9 <= narrow.draw(seed) <= 3.0 for seed in range(50))
 
 
 def test_another_seed_is_another_set(model: Path, tmp_path: Path) -> None:

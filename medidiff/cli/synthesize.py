@@ -32,6 +32,9 @@ def synthesize(
     condition: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What every item is to be like; may be repeated.")
     ] = None,
+    spread: Annotated[
+        bool | None, typer.Option("--spread", help="Ask for numbers as they were spread in training, item by item.")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(min=0, help="How much conditions are stressed (1: as they are).")
     ] = None,
@@ -62,6 +65,7 @@ def synthesize(
         "seed": seed,
         "steps": steps,
         "solver": solver,
+        "spread": spread,
         "guidance_scale": guidance,
         "labels": labels,
         "vary": vary,

@@ -61,6 +61,14 @@ class NumericCondition(Config):
             raise ConfigError(f"{self.name}: expected a number of {self.low:g} to {self.high:g}, got {value!r}")
         return self.encode(float(value))
 
+    def draw(self, seed: int) -> float:
+        """A number as common as it was in training: normal, within the range that may be asked for."""
+        rng = np.random.default_rng(seed)
+        while True:
+            value = float(rng.normal(self.mean, self.std))
+            if self.low <= value <= self.high:
+                return value
+
     def encode(self, value: float) -> list[float]:
         """As ``vector``, of any number: people of training may lie beyond the range that may be asked for."""
         return [CONDITION_GAIN * (value - self.mean) / self.std, 1.0]

@@ -24,6 +24,8 @@ class SynthesizeOptions(Config):
         steps, solver: How the noise is walked down; more steps are slower and, up to about 30, truer.
         guidance_scale: How much conditions are stressed.
         conditions: What every item is asked to be.
+        spread: Ask every item for numbers of its own (of all that the generator can be asked for), as common as they
+            were in training: left to itself, a generator draws the middle of a range too often.
         labels: A folder of label maps, or one map: images are drawn for them, map after map, until there are ``count``.
         vary: A scan; the items are variations of it. The generator saw nothing of it, but the set then shows it.
         strength: Of variations, 0 to 1.
@@ -41,6 +43,7 @@ class SynthesizeOptions(Config):
     solver: SolverName = "stochastic"
     guidance_scale: float = Field(1.0, ge=0, le=20)
     conditions: dict[str, float | str] = Field(default_factory=dict)
+    spread: bool = False
     labels: Path | None = None
     vary: Path | None = None
     strength: float = Field(0.4, ge=0, le=1)
@@ -57,6 +60,11 @@ class SynthesizeOptions(Config):
         if self.labels is not None and self.vary is not None:
             raise ValueError("give labels or vary, not both")
         return self
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, an item."""
+        return self.sampling.evaluations(bool(self.conditions) or self.spread)
 
     @property
     def sampling(self) -> Sampling:

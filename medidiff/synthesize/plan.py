@@ -36,7 +36,7 @@ def make_plan(
         "steps": options.steps,
         "solver": options.solver,
         "guidance_scale": options.guidance_scale,
-        "evaluations": options.sampling.evaluations(bool(options.conditions)),
+        "evaluations": options.evaluations,
         "sigma_min": spec.sigma_min,
         "sigma_max": spec.sigma_max,
         **wishes.digests,

@@ -58,7 +58,7 @@ def synthesize(output: Path, options: SynthesizeOptions, on_progress: OnProgress
         made=made,
         set_sha256=finished.sha256,
         seconds=time.perf_counter() - begun,
-        evaluations=options.sampling.evaluations(bool(options.conditions)),
+        evaluations=options.evaluations,
         preview=preview,
     )
 

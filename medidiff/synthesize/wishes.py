@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medidiff.diffusion.generator import GeneratorSpec
+from medidiff.diffusion.generator import GeneratorSpec, NumericCondition, Value
 from medidiff.generation.draw import Request
 from medidiff.generation.metadata import conditions_of
 from medidiff.rng import derive_seed
 from medidiff.synthesize.inputs import digest, label_maps, read_maps, read_scan
 from medidiff.synthesize.options import SynthesizeOptions
 from medidiff.synthetic import Metadata
+
+SPREAD_STREAM = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Wishes:
     def __getitem__(self, number: int) -> Wish:
         seed = derive_seed(self.options.seed, number)
         metadata = self.metadata[number]
-        values = conditions_of(metadata, self.spec, seed) | self.options.conditions
+        values = self._drawn(seed) | conditions_of(metadata, self.spec, seed) | self.options.conditions
         told: dict[str, str | int | float | bool | None] = dict(values)
         labels = like = inside = None
         if self.maps:
@@ -54,6 +56,13 @@ class Wishes:
             like, inside = self.like
             told |= {"variation": True, "strength": self.options.strength}
         return Wish(f"s{number + 1:06d}", Request(seed, values, labels, like, inside), metadata, told)
+
+    def _drawn(self, seed: int) -> dict[str, Value]:
+        """Numbers as common as in training; a given map or scan has its own."""
+        if not self.options.spread or self.maps or self.like is not None:
+            return {}
+        numbers = [entry for entry in self.spec.conditions if isinstance(entry, NumericCondition)]
+        return {entry.name: entry.draw(derive_seed(seed, SPREAD_STREAM, place)) for place, entry in enumerate(numbers)}
 
     def __len__(self) -> int:
         return self.options.count
