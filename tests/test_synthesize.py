@@ -13,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from medidiff.cli.app import main
 from medidiff.diffusion.generator import NumericCondition
@@ -20,7 +21,7 @@ from medidiff.errors import CheckpointError, ConfigError, GeometryError, InputEr
 from medidiff.io.source import file_sha256
 from medidiff.rng import derive_seed
 from medidiff.synthesize import SynthesizeOptions, synthesize
-from medidiff.synthetic import K, SyntheticSet, rare_combinations
+from medidiff.synthetic import K, SyntheticSet, judge, rare_combinations
 from tests.synthesizing import options as killable_options
 from tests.tiny_generator import CARD, SHAPE, SPEC, label_map, write_tiny_generator
 
@@ -177,6 +178,23 @@ def test_variations_of_a_scan_say_so(model: Path, tmp_path: Path) -> None:
     made = SyntheticSet.open(result.folder)
     assert {(item.condition["variation"], item.condition["strength"]) for item in made.items} == {(True, 0.3)}
     assert "variation of one given scan" in made.record.note
+    assert made.record.description == "Variations of one given scan, by the generator tiny."
+    assert [told for told in judge(result.folder).reasons if "whom no audit compared them with" in told]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [("vary", "Variations of one given scan."), ("labels", "given label maps.")]
+)
+def test_what_was_given_is_said_whatever_a_user_writes(model: Path, tmp_path: Path, given: str, says: str) -> None:
+    write_nifti(tmp_path / "given.nii.gz", label_map(1))
+    more = {given: tmp_path / "given.nii.gz", "count": 1, "description": "Heads of nobody."}
+    made = SyntheticSet.open(synthesize(tmp_path / "set", wish(model, **more)).folder)
+    assert made.record.description.endswith(says)
+
+
+def test_a_variation_that_changes_nothing_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="strength\\n.*greater than 0"):
+        wish(model, vary=tmp_path / "scan.nii.gz", strength=0)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,10 @@ def synthesize(
     labels: Annotated[
         Path | None, typer.Option(help="Draw images for these label maps (a folder, or one) instead of drawing both.")
     ] = None,
-    vary: Annotated[Path | None, typer.Option(help="Draw variations of this scan.")] = None,
-    strength: Annotated[float | None, typer.Option(min=0, max=1, help="Of variations: 1 keeps nothing.")] = None,
+    vary: Annotated[
+        Path | None, typer.Option(help="Draw variations of this scan, which it then shows: for the house alone.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(max=1, help="Of variations, above 0: 1 keeps nothing.")] = None,
     upsample: Annotated[
         str | None, typer.Option(help="A prior that makes every item finer, such as brain-t1: a cascade.")
     ] = None,

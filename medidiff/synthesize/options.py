@@ -27,12 +27,13 @@ class SynthesizeOptions(Config):
         spread: Ask every item for numbers of its own (of all that the generator can be asked for), as common as they
             were in training: left to itself, a generator draws the middle of a range too often.
         labels: A folder of label maps, or one map: images are drawn for them, map after map, until there are ``count``.
-        vary: A scan; the items are variations of it. The generator saw nothing of it, but the set then shows it.
-        strength: Of variations, 0 to 1.
+        vary: A scan; the items are variations of it. The generator saw nothing of it, but the set then shows it, and no
+            gate lets it out.
+        strength: Of variations, above 0 (which would be the scan itself) to 1.
         upsample, spacing: A prior that restores (``brain-t1``) makes every item this fine, mm: the second stage of a
             cascade. What it adds is the posterior mean.
         batch: Items at once on a GPU; on a processor items are drawn one by one, and it changes nothing.
-        name, description: Of the set.
+        name, description: Of the set; that maps or a scan were given is said after it in any case.
     """
 
     kind: Literal["synthesize"] = "synthesize"
@@ -46,14 +47,14 @@ class SynthesizeOptions(Config):
     spread: bool = False
     labels: Path | None = None
     vary: Path | None = None
-    strength: float = Field(0.4, ge=0, le=1)
+    strength: float = Field(0.4, gt=0, le=1)
     upsample: str | None = None
     spacing: float = Field(1.0, gt=0, le=10)
     metadata: MetadataModel = MetadataModel()
     batch: int = Field(8, ge=1)
     device: str | None = None
     name: str = Field("synthetic", pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,63}$")
-    description: str = Field("", max_length=2000)
+    description: str = Field("", max_length=1900)
 
     @model_validator(mode="after")
     def _one_wish(self) -> SynthesizeOptions:

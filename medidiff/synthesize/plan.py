@@ -49,7 +49,7 @@ def make_plan(
     try:
         return SetPlan(
             name=options.name,
-            description=options.description or _description(options, name, card),
+            description=_description(options, name, card),
             note=_note(options),
             created=datetime.now(UTC),
             code_version=__version__,
@@ -77,12 +77,12 @@ def _label_class(value: int, name: str, card: dict[str, Any]) -> LabelClass:
 
 
 def _description(options: SynthesizeOptions, name: str, card: dict[str, Any]) -> str:
+    """What a set shows. A generator's summary may say "of nobody", which is not so where somebody's scan was given."""
+    if options.labels is not None or options.vary is not None:
+        given = "Variations of one given scan" if options.labels is None else "Images drawn for given label maps"
+        return f"{options.description} {given}." if options.description else f"{given}, by the generator {name}."
     what = str(card.get("summary", f"volumes drawn from the generator {name}"))
-    if options.labels is not None:
-        return f"{what}. Images drawn for given label maps."
-    if options.vary is not None:
-        return f"{what}. Variations of one given scan."
-    return f"{what}. Images and label maps drawn together."
+    return options.description or f"{what}. Images and label maps drawn together."
 
 
 def _note(options: SynthesizeOptions) -> str:

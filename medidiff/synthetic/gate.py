@@ -49,6 +49,7 @@ def judge(folder: Path) -> Judgement:
         synthetic = SyntheticSet.open(folder)
         reasons += synthetic.faults()
         reasons += _metadata_reasons(synthetic)
+        reasons += _variation_reasons(synthetic)
     except InputError as error:
         reasons.append(str(error).removeprefix(f"{folder}/"))
     quality, told = _report(QualityReport, folder, sha256, synthetic)
@@ -85,6 +86,14 @@ def _metadata_reasons(synthetic: SyntheticSet) -> list[str]:
         f"metadata: only {count} items share ({', '.join(found)}) of ({names}); {K} are needed"
         for found, count in rare_combinations(synthetic.items)
     ]
+
+
+def _variation_reasons(synthetic: SyntheticSet) -> list[str]:
+    """An audit holds a set against the people of training; whose scan was varied is not among them."""
+    varied = "vary_sha256" in synthetic.record.generator.sampler
+    if varied or any("variation" in item.condition for item in synthetic.items):
+        return [f"{SET}: variations of one given scan: they show a person whom no audit compared them with"]
+    return []
 
 
 def _word_reasons(folder: Path) -> list[str]:

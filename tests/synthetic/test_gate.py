@@ -289,6 +289,16 @@ def test_the_word_that_nothing_supports_is_refused(place: str, tmp_path: Path, m
     assert "nonymous" not in reason
 
 
+def test_variations_of_a_scan_are_refused_whatever_the_reports_say(tmp_path: Path, mni: Volume) -> None:
+    """The audit knows the people of training alone; the scan that was varied is somebody else's."""
+    varied = PLAN.generator.model_copy(update={"sampler": {"steps": 8, "strength": 1e-9, "vary_sha256": "12" * 32}})
+    folder = tmp_path / "set"
+    write_set(folder, mni, PLAN.model_copy(update={"generator": varied}))
+    reseal_set(folder)
+    (reason,) = judge(folder).reasons
+    assert reason == "set.json: variations of one given scan: they show a person whom no audit compared them with"
+
+
 def test_no_set_is_bad_input_not_a_refusal(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no synthetic set there"):
