@@ -10,6 +10,7 @@ Every message about a file says where in it: ``train.yaml:12: optimizer.steps: .
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Hashable, Sequence
@@ -20,10 +21,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from medidiff.errors import ConfigError, InputError
+from medidiff.errors import ConfigError
+from medidiff.io.source import open_stream
 
 # A config is written by hand; anything larger is another file by mistake.
 MAX_BYTES = 1 << 20
+MAX_DEPTH, MAX_DIGITS = 64, 400
 
 
 class Config(BaseModel):
@@ -109,18 +112,39 @@ def read_kind(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
+    with open_stream(path) as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, so this is no configuration")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, so this is no configuration")
-        return path.read_text(encoding="utf-8")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the configuration: {error.strerror}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with two of its habits corrected: repeated keys, and floats such as ``1e-4``."""
+    """PyYAML's safe loader, with habits corrected: repeated keys, floats such as ``1e-4``, depths and numbers without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.depth >= MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
+            problem = f"a number of more than {MAX_DIGITS} characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # PyYAML believes that what looks like a date is one
+            raise yaml.MarkedYAMLError(problem=f"not a valid {kind}", problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -141,15 +165,13 @@ _Loader.add_implicit_resolver(
 
 
 def _compose(text: str, source: str) -> yaml.MappingNode:
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, source) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {error}") from None
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{source}:{line}: not YAML: {error.reason} (U+{error.character:04X})") from None
     if not isinstance(node, yaml.MappingNode):
         line = node.start_mark.line + 1 if node else 1
         raise ConfigError(f"{source}:{line}: expected `name: value` lines")

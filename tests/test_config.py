@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,6 +113,18 @@ PROBLEMS = {
     "a Python object": ("name: !!python/object/apply:os.system [ls]\n", "f.yaml:1: could not determine a constructor"),
     "infinite": ("rate: .inf\n", "f.yaml:1: rate: Input should be a finite number"),
     "no text as a key": ("2: 3\n", "f.yaml:1: a key must be text, got 2"),
+    "nested without end": ("name: x\nsteps: " + 5000 * "[", "f.yaml:2: nested deeper than 64 levels"),
+    "nested line by line": ("".join(f"{' ' * n}a:\n" for n in range(70)), "f.yaml:64: nested deeper than 64 levels"),
+    "a number without end": ("name: x\nsteps: " + 6000 * "1", "f.yaml:2: a number of more than 400 characters"),
+    "a hexadecimal number without end": ("steps: 0x" + 6000 * "f", "f.yaml:1: a number of more than 400 characters"),
+    "a number without end as a key": (6000 * "1" + ": 1", "f.yaml:1: a number of more than 400 characters"),
+    "no date": ("name: 2020-13-45\n", "f.yaml:1: not a valid timestamp"),
+    "no number": ('name: !!int ""\n', "f.yaml:1: not a valid int"),
+    "no truth": ("name: !!bool x\n", "f.yaml:1: not a valid bool"),
+    "a character that is none": (
+        "name: x\nsteps: 1\0",
+        "f.yaml:2: not YAML: special characters are not allowed (U+0000)",
+    ),
 }
 
 
@@ -137,6 +150,15 @@ def test_a_config_cannot_be_changed() -> None:
         Box(factor=3).factor = 4  # type: ignore[misc]
 
 
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is a device, pipe or socket, not a file"):
+            read_kind(path)
+    with pytest.raises(InputError, match="is a folder"):
+        read_kind(tmp_path)
+
+
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "scan.yaml"
     path.write_text("kind: scan\nname: Füße\n", encoding="utf-8")
@@ -151,5 +173,5 @@ def test_files(tmp_path: Path) -> None:
     path.write_text("#" * (1 << 20) + "\n")
     with pytest.raises(ConfigError, match="larger than"):
         load_config(path, Scan)
-    with pytest.raises(InputError, match="cannot read the configuration: No such file"):
+    with pytest.raises(InputError, match="there is no file"):
         load_config(tmp_path / "absent.yaml", Scan)

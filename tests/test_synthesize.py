@@ -193,7 +193,7 @@ def test_what_was_given_is_said_whatever_a_user_writes(model: Path, tmp_path: Pa
 
 
 def test_a_variation_that_changes_nothing_is_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="strength\\n.*greater than 0"):
+    with pytest.raises(ValidationError, match=r"strength\n.*greater than 0"):
         wish(model, vary=tmp_path / "scan.nii.gz", strength=0)
 
 
