@@ -123,7 +123,7 @@ def _read(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with habits corrected: repeated keys, floats such as ``1e-4``, depths and numbers without end."""
+    """PyYAML's safe loader, corrected: repeated keys, floats such as ``1e-4``, depths and numbers without end."""
 
     depth = 0
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from medidiff.config import Config
 from medidiff.diffusion.generator import CategoricalCondition, GeneratorSpec, NumericCondition, Value
@@ -27,7 +27,7 @@ Combination = tuple[str | None, str | None, str | None]
 
 
 def _are_shares(shares: Mapping[str, float]) -> Mapping[str, float]:
-    if shares and (min(shares.values()) < 0 or sum(shares.values()) <= 0):
+    if shares and (min(shares.values()) < 0 or not 0 < sum(shares.values()) < np.inf):
         raise ValueError("shares are 0 or more, and one is above 0")
     return shares
 
@@ -47,6 +47,19 @@ class MetadataModel(Config):
     age_bands: Shares = Field(default_factory=dict)
     sex: Shares = Field(default_factory=dict)
     site: Shares = Field(default_factory=dict)
+
+    @field_validator("age_bands", "sex", "site")
+    @classmethod
+    def _can_be_said(cls, shares: Mapping[str, float], field: ValidationInfo) -> Mapping[str, float]:
+        """What an item could not be said to have must not be found out when the first item is drawn."""
+        key = {"age_bands": "age_band"}.get(str(field.field_name), str(field.field_name))
+        for name in shares:
+            try:
+                Metadata.model_validate({key: name})
+            except ValidationError as error:
+                problem = error.errors(include_url=False, include_input=False)[0]["msg"]
+                raise ValueError(f"{name}: {problem.removeprefix('Value error, ')}") from None
+        return shares
 
     def draw(self, count: int, seed: int) -> list[Metadata]:
         """Metadata of ``count`` subjects; each combination that occurs has at least five of them.

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from medidiff.config import parse_config
+from medidiff.errors import ConfigError
 from medidiff.generation.metadata import MetadataModel, conditions_of
+from medidiff.synthesize import SynthesizeOptions
 from medidiff.synthetic import K, Metadata
 from tests.tiny_generator import SPEC
 
@@ -33,6 +36,23 @@ def test_nobody_is_one_of_fewer_than_five(
     assert len(drawn) == count
     assert min(combinations(drawn).values()) >= K
     assert drawn == model.draw(count, seed)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("age_bands: {18-19: 1.0}", "18-19: a band of ages must span 5 years or more"),
+        ("age_bands: {young: 1.0}", "young: String should match pattern"),
+        ("sex: {male: 1, unsure: 1}", "unsure: Input should be 'female', 'male' or 'other'"),
+        ("site: {'<b>': 1}", "<b>: String should match pattern"),
+        ("sex: {male: 1.0e308, female: 1.0e308}", "shares are 0 or more"),
+    ],
+)
+def test_what_no_item_could_have_is_told_with_the_line_of_the_config(given: str, message: str) -> None:
+    text = f"kind: synthesize\nmetadata:\n  {given}\n"
+    with pytest.raises(ConfigError) as told:
+        parse_config(text, SynthesizeOptions, source="f.yaml")
+    assert str(told.value).startswith(f"f.yaml:3: metadata.{given.split(':', maxsplit=1)[0]}: {message}")
 
 
 def test_shares_are_kept() -> None:
