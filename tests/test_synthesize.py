@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -242,6 +243,25 @@ def test_a_generator_without_licences_makes_no_set(tmp_path: Path, missing: str)
     bare = write_tiny_generator(tmp_path / "g.safetensors", card={k: v for k, v in CARD.items() if k != missing})
     with pytest.raises(CheckpointError, match=missing):
         synthesize(tmp_path / "set", wish(bare))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"sources": "x"}, "the card of the generator g: sources: Input should be a valid tuple"),
+        ({"sources": [{"name": "x", "licence": "CC0-1.0"}]}, "g: sources.0.people: Field required"),
+        ({"sources": [5]}, "g: sources.0: Input should be"),
+        ({"label_codes": [1]}, "g: label_codes: expected a dict"),
+        ({"label_codes": {"2": {"value": "1"}}}, "g: labels.1.code.scheme: Field required"),
+        ({"public_conditions": 5}, "g: public_conditions: expected a list"),
+        ({"samples_licence": 5}, "g: licence: Input should be a valid string"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_told_with_its_place(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    bad = write_tiny_generator(tmp_path / "g.safetensors", card=CARD | entry)
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        synthesize(tmp_path / "set", wish(bad))
+    assert not (tmp_path / "set").exists()
 
 
 def test_the_command_makes_a_set(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

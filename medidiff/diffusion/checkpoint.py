@@ -90,6 +90,8 @@ def read_model(path: Path, form: str, build: Build[M], device: torch.device | st
     try:
         options = json.loads(header["network"])
         card = json.loads(header["card"])
+        if not isinstance(card, dict):
+            raise CheckpointError(f"{path}: its card is no mapping of names to values; the file is damaged")
         _check_fit(header, options, tensors, build)
         model = build(header, options)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

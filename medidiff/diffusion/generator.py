@@ -7,6 +7,7 @@ for; with a label map bound, images for that map. Whatever is bound, what comes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from medidiff.config import Config
@@ -28,6 +29,7 @@ Value = str | float | None
 # What a number changes in a volume is a small part of what the network is wrong about: it is learned this much faster
 # where the number is this much larger.
 CONDITION_GAIN = 6.0
+MAX_SIDE, MAX_VOXELS = 512, 64 << 20
 
 
 class NumericCondition(Config):
@@ -108,6 +110,18 @@ class LabelChannel(Config):
     std: float = Field(gt=0)
 
 
+def _is_a_grid(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if not 1 <= min(shape) <= max(shape) <= MAX_SIDE or math.prod(shape) > MAX_VOXELS:
+        sides = f"sides of 1 to {MAX_SIDE} voxels, and {MAX_VOXELS >> 20} million in all"
+        raise ValueError(f"no grid of a generator: expected {sides} at most")
+    return shape
+
+
+# What a file or config claims is believed before a voxel of it is allocated, so it may not claim anything.
+GridShape = Annotated[tuple[int, int, int], AfterValidator(_is_a_grid)]
+Spacing = Annotated[float, Field(gt=0, le=100)]
+
+
 class GeneratorSpec(Config):
     """All that is needed to turn a network's channels into labelled volumes, and requests into its inputs.
 
@@ -120,8 +134,8 @@ class GeneratorSpec(Config):
         sigma_min, sigma_max: Noise levels between which the network was trained.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    shape: GridShape
+    spacing_mm: tuple[Spacing, Spacing, Spacing]
     modality: Literal["MR", "CT"] = "MR"
     suffix: str = Field(pattern=r"^[A-Za-z0-9]{1,16}$")
     intensity_mean: float
@@ -130,7 +144,7 @@ class GeneratorSpec(Config):
     clip_voxels: float = Field(4.0, gt=0.5)
     conditions: tuple[ConditionSpec, ...] = ()
     extent_mean: tuple[float, float, float]
-    extent_covariance: tuple[tuple[float, float, float], ...]
+    extent_covariance: tuple[tuple[float, float, float], ...] = Field(min_length=3, max_length=3)
     extent_low: tuple[int, int, int]
     sigma_min: float = Field(0.02, gt=0)
     sigma_max: float = Field(160.0, gt=0)

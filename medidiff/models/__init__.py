@@ -82,13 +82,16 @@ def read_info(path: Path) -> ModelInfo:
     try:
         header = json.loads(read_header(path))
         told = header.pop("__metadata__")
+        network, card = json.loads(told["network"]), json.loads(told["card"])
+        if not (isinstance(network, dict) and isinstance(card, dict)):
+            raise TypeError("network and card are mappings")
         return ModelInfo(
             name=path.stem,
             path=path,
             parameters=sum(_product(entry["shape"]) for entry in header.values()),
             size=path.stat().st_size,
-            network=dict(json.loads(told["network"])),
-            card=dict(json.loads(told["card"])),
+            network=network,
+            card=card,
             version=str(told["medidiff"]),
             header={str(key): str(text) for key, text in told.items()},
         )

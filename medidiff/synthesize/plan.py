@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,10 +16,12 @@ from medidiff.io.source import file_sha256
 from medidiff.models import find_model
 from medidiff.synthesize.options import SynthesizeOptions
 from medidiff.synthesize.wishes import Wishes
-from medidiff.synthetic import Code, Generator, LabelClass, SetPlan, Source
+from medidiff.synthetic import Generator, SetPlan
 
 # Of these the card of a generator must tell, or no set can be made with it: a set without licences cannot go out.
 NEEDED_ON_CARD = ("sources", "samples_licence", "training_split_sha256")
+
+P = TypeVar("P", list[Any], dict[str, Any])
 
 
 def make_plan(
@@ -46,6 +48,9 @@ def make_plan(
         sampler |= {"upsample": found.stem, "upsample_sha256": file_sha256(found), "spacing_mm": options.spacing}
     if options.vary is not None:
         sampler |= {"strength": options.strength, "begins_at_sigma": round(level_of(spec, options.strength), 6)}
+    codes = _part(card, name, "label_codes", dict)
+    # As the card has them: where one does not fit, the message then says where it stands.
+    labels: Any = [{"value": each.value, "name": each.name, "code": codes.get(str(each.value))} for each in spec.labels]
     try:
         return SetPlan(
             name=options.name,
@@ -56,12 +61,12 @@ def make_plan(
             config_sha256=config_digest(same),
             seed=options.seed,
             generator=Generator(name=name, sha256=sha256, card=card, sampler=sampler),
-            sources=tuple(Source.model_validate(source) for source in card["sources"]),
+            sources=card["sources"],
             training_split_sha256=card["training_split_sha256"],
             licence=card["samples_licence"],
-            labels=tuple(_label_class(entry.value, entry.name, card) for entry in spec.labels),
+            labels=labels,
             metadata_model=options.metadata.line(),
-            public_conditions=tuple(sorted(card.get("public_conditions", ()))),
+            public_conditions=tuple(sorted(map(str, _part(card, name, "public_conditions", list)))),
             body_part=card.get("body_part"),
             skull_stripped=bool(card.get("skull_stripped", False)),
         )
@@ -71,9 +76,11 @@ def make_plan(
         raise CheckpointError(f"the card of the generator {name}: {place}: {problem['msg']}") from None
 
 
-def _label_class(value: int, name: str, card: dict[str, Any]) -> LabelClass:
-    code = card.get("label_codes", {}).get(str(value))
-    return LabelClass(value=value, name=name, code=None if code is None else Code.model_validate(code))
+def _part(card: dict[str, Any], name: str, key: str, kind: type[P]) -> P:
+    found = card.get(key, kind())
+    if not isinstance(found, kind):
+        raise CheckpointError(f"the card of the generator {name}: {key}: expected a {kind.__name__}, got {found!r:.60}")
+    return found
 
 
 def _description(options: SynthesizeOptions, name: str, card: dict[str, Any]) -> str:

@@ -16,7 +16,14 @@ from torch.nn import functional
 from medidiff.config import Config
 from medidiff.data.cohort import Cohort, People, load_people, people, split_sha256
 from medidiff.data.procedural import Procedural, procedural_people
-from medidiff.diffusion.generator import Conditions, GenerativeModel, GeneratorSpec, load_generator, save_generator
+from medidiff.diffusion.generator import (
+    Conditions,
+    GenerativeModel,
+    GeneratorSpec,
+    GridShape,
+    load_generator,
+    save_generator,
+)
 from medidiff.diffusion.network import build_network
 from medidiff.errors import ConfigError
 from medidiff.rng import derive_seed
@@ -139,7 +146,7 @@ class GenerativeTrainConfig(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = Field(0, ge=0)
     people: Learners
-    shape: tuple[int, int, int] = Field(description="voxels of the grid")
+    shape: GridShape = Field(description="voxels of the grid")
     modality: Literal["MR", "CT"] = "MR"
     suffix: str = Field("T1w", pattern=r"^[A-Za-z0-9]{1,16}$")
     labels: tuple[LabelName, ...] = ()

@@ -15,6 +15,7 @@ from medidiff.diffusion.checkpoint import FORMAT, load_model, load_state, save_m
 from medidiff.diffusion.denoiser import Preconditioned
 from medidiff.errors import CheckpointError, OutputError
 from medidiff.io.source import file_sha256
+from medidiff.models import read_info
 from tests.diffusion.networks import random_unet, smooth_condition
 from tests.tiny_model import write_tiny_model
 
@@ -126,6 +127,15 @@ def test_weights_that_do_not_fit_their_network_are_refused(
     save_model(tmp_path / "m.safetensors", network, tensors, CARD)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="do not fit"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("card", [[], 5, "x", None])
+def test_a_card_that_is_no_mapping_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], card: object) -> None:
+    save_model(tmp_path / "m.safetensors", NETWORK, tensors, card)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="its card is no mapping"):
+        load_model(tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="not a model file"):
+        read_info(tmp_path / "m.safetensors")
 
 
 def test_a_header_without_its_parts_is_refused(tmp_path: Path) -> None:

@@ -151,6 +151,21 @@ def test_a_file_whose_specification_does_not_fit_is_refused(tmp_path: Path, dama
         load_generator(path)
 
 
+@pytest.mark.parametrize("shape", [(4000, 4000, 4000), (512, 512, 257), (513, 1, 1), (0, 8, 8), (8, -8, 8)])
+def test_a_grid_that_no_generator_has_is_not_believed(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no grid of a generator"):
+        GeneratorSpec.model_validate(SPEC.model_dump() | {"shape": shape})
+    assert GeneratorSpec.model_validate(SPEC.model_dump() | {"shape": (512, 512, 256)}).shape == (512, 512, 256)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"spacing_mm": (1, 0, 1)}, {"spacing_mm": (1, -1, 1)}, {"extent_covariance": [[1, 0, 0]]}]
+)
+def test_a_specification_that_cannot_be_drawn_from_is_refused(entry: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(entry))):
+        GeneratorSpec.model_validate(SPEC.model_dump() | entry)
+
+
 def test_a_specification_with_two_conditions_of_one_name_is_refused() -> None:
     twice = (
         NumericCondition(name="age", mean=1, std=1, low=0, high=2),
