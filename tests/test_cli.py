@@ -341,6 +341,22 @@ def tiny_model(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "run" / "tiny.safetensors"
 
 
+def test_a_card_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from medidiff.cli.app import main
+    from medidiff.diffusion.checkpoint import save_model
+
+    card = {"summary": "a \x1b[2J", "\x1b]0;x\x07": {"b\x9b": ["\x1b"]}, "limits": "one\ntwo\r"}
+    save_model(tmp_path / "m.safetensors", {"kind": "x\x1b[1m"}, {"w": torch.zeros(1)}, card)
+    with pytest.raises(SystemExit):
+        main(["models", str(tmp_path / "m.safetensors")])
+    told = capsys.readouterr().out
+    assert "a \\x1b[2J" in told
+    assert "one two\\r" in told
+    assert all(c.isprintable() for c in told.replace("\n", ""))
+
+
 def test_train_writes_a_model_that_models_can_show(tiny_model: Path) -> None:
     shown = medidiff_process("models", str(tiny_model))
     assert shown.returncode == 0, shown.stderr

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.boundary import printable
 
 
 def models(
@@ -30,14 +31,21 @@ def models(
             "size (mb)": f"{model.size / 1e6:.1f}",
             "network": model.network,
         }
-        console.facts(model.name, {**about, **flat(model.card)})
+        facts = {_line(key): _line(value) for key, value in {**about, **flat(model.card)}.items()}
+        console.facts(_line(model.name), facts)
     elif found:
         rows = [
-            (m.name, f"{m.parameters / 1e6:.1f} M", f"{m.size / 1e6:.1f} MB", m.card.get("summary", "")) for m in found
+            (m.name, f"{m.parameters / 1e6:.1f} M", f"{m.size / 1e6:.1f} MB", _line(m.card.get("summary", "")))
+            for m in found
         ]
         console.table("", ("model", "parameters", "size", "what it is for"), rows)
     else:
         console.say("no model ships with this installation: train one with `medidiff train CONFIG`")
+
+
+def _line(value: object) -> str:
+    """Anybody can write a card: what it says must not steer the terminal."""
+    return printable(" ".join(str(value).split("\n")))
 
 
 def flat(card: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
