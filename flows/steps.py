@@ -33,7 +33,8 @@ def ingest_site(order: Order, work: Work) -> Made:
     }
     if not result.volumes:
         raise StepFailed("no volume came of it; the page in the dataset's folder report says why", EXIT_BAD_INPUT)
-    return Made((result.dataset,), facts, pages=(result.report,))
+    # By the name that the configuration gives it: the use case gives back what that leads to.
+    return Made((site.dataset,), facts, pages=(site.dataset / result.report.relative_to(result.dataset),))
 
 
 @step("train")

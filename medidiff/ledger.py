@@ -40,7 +40,8 @@ class StepRecord:
 
     Args:
         name: Such as ``"train"``.
-        status: ``"running"``, ``"done"``, ``"cached"`` (an earlier run did it), ``"refused"`` or ``"failed"``.
+        status: ``"running"``, ``"done"``, ``"cached"`` (an earlier run did it), ``"done-with-failures"`` (some items
+            came to nothing, others are there), ``"refused"`` or ``"failed"``.
         key: Of what it was made from; empty where there are many items.
         seconds: What the library call took.
         done, cached, failed: Items.

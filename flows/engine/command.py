@@ -79,19 +79,27 @@ def _once(flow: str, schema: str, path: Path, *, quiet: bool) -> int:
 
 
 def _run_once(flow: str, config: str, ledger: Ledger, *, quiet: bool) -> int:
+    import httpx
+    from prefect.exceptions import PrefectException
+
     from flows.engine.reconcile import reconcile
+    from flows.engine.server import start_server
     from flows.engine.steps import stopping
 
     module = importlib.import_module(f"flows.{flow}")
+    start_server()
     try:
-        reconcile([ledger])  # the first to need the server
-    except RuntimeError as error:
-        raise MedidiffError("Prefect's embedded server did not start; is the machine overloaded?") from error
-    try:
+        reconcile([ledger])
         state = getattr(module, flow)(config=config, return_state=True)
     except KeyboardInterrupt:
         stopping.set()
         raise
+    except (httpx.HTTPError, PrefectException) as error:
+        # Prefect has tried for minutes. What it says may quote what was sent; the kind of fault is enough.
+        raise MedidiffError(
+            f"Prefect's server does not answer ({type(error).__name__}); is the machine overloaded? "
+            f"what is done is kept: run it again; medidiff status {ledger.root}"
+        ) from error
     message = state.message or ""
     if state.is_completed():
         if not quiet:

@@ -232,7 +232,10 @@ class _Tally:
             self._note("running")
 
     def end(self) -> None:
-        self._note("done" if self._counts["done"] or self._counts["failed"] else "cached")
+        if self._counts["failed"]:
+            self._note("done-with-failures" if self._counts["done"] or self._counts["cached"] else "failed")
+        else:
+            self._note("done" if self._counts["done"] else "cached")
 
     def _note(self, status: str) -> None:
         self._run.note(StepRecord(self.name, status, "", round(self._seconds, 3), **self._counts))

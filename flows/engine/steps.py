@@ -107,7 +107,8 @@ class Made:
     """What a library call left.
 
     Args:
-        outputs: Files and folders below the order's base, by whose content it is known whether it is still there.
+        outputs: Files and folders below the order's base, by whose content it is known whether it is still there. Named
+            as the order names its base: where that is a link, what it leads to lies elsewhere.
         facts: Figures to show.
         pages, pictures: To link to, and to show; below the base, too. Pictures are of nobody who lives.
     """
@@ -213,8 +214,10 @@ def _called(body: Body, order: Order, fingerprints: Fingerprints, begun: float) 
         reasons = tuple(clean(line, order.sources) for line in (lines[1:] or lines))
         return Result(order.step, order.key, refused=reasons, seconds=round(time.monotonic() - begun, 3))
 
+    base = order.base.absolute()
+
     def below(path: Path) -> str:
-        return path.relative_to(order.base).as_posix()
+        return path.absolute().relative_to(base).as_posix()
 
     return Result(
         step=order.step,

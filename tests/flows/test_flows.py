@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from prefect.client.schemas.objects import StateType
 import medidiff
 from flows.engine import keys
 from flows.engine.flow import unattended
-from flows.engine.run import Run
+from flows.engine.run import Item, Run
 from flows.engine.steps import Made, Order, Work, step
 from flows.ingest import ingest
 from flows.nightly import nightly
 from flows.reconstruct import reconstruct
+from flows.synthesize_and_release import synthesize_and_release
 from flows.train import train
 from medidiff.errors import InputError
 from medidiff.geometry import Geometry
@@ -120,13 +122,34 @@ retries: 0
 """
 
 
-def test_ingest_does_a_site_again_when_its_heap_changes(configs: Path, tmp_path: Path) -> None:
+@pytest.fixture(params=["absolute", "relative", "by a link"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test's folder, as configurations may name it."""
+    if request.param == "absolute":
+        return str(tmp_path)
+    if request.param == "relative":
+        monkeypatch.chdir(tmp_path)
+        return "."
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "data").symlink_to(tmp_path / "disk", target_is_directory=True)
+    return str(tmp_path / "link")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test's folder as the working directory, which has not the configurations directly in it."""
+    monkeypatch.chdir(tmp_path)
+    return "."
+
+
+def test_ingest_does_a_site_again_when_its_heap_changes(root: str, configs: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     heaps.series(tmp_path / "north" / "a", "P-1", seed=1)
     heaps.series(tmp_path / "south" / "b", "P-2", seed=2)
     options = "{kind: ingest, body_part: other, clean_pixels: false}"
-    (configs / "sites.yaml").write_text(INGEST.format(root=tmp_path, options=options))
-    (tmp_path / "data").mkdir()
+    (configs / "sites.yaml").write_text(INGEST.format(root=root, options=options))
+    (tmp_path / "data").mkdir(exist_ok=True)
 
     assert ingest(config="sites", return_state=True).name == "Completed"
     assert calls(state) == Counter(ingest=2)
@@ -166,13 +189,13 @@ retries: 0
 """
 
 
-def test_train_trains_once_for_each_configuration(configs: Path, tmp_path: Path, mni: Volume) -> None:
+def test_train_trains_once_for_each_configuration(here: str, configs: Path, tmp_path: Path, mni: Volume) -> None:
     state = tmp_path / "state"
     data = np.ascontiguousarray(mni.data[:, ::4, ::4, ::4])
     (tmp_path / "people").mkdir()
     geometry = Geometry(mni.geometry.affine @ np.diag([4.0, 4, 4, 1]), data.shape[1:])  # type: ignore[arg-type]
     write_volume(Volume(data, geometry), tmp_path / "people" / "a.nii.gz")
-    (configs / "tiny.yaml").write_text(TRAIN.format(root=tmp_path, seed=0))
+    (configs / "tiny.yaml").write_text(TRAIN.format(root=here, seed=0))
 
     assert train(config="tiny", return_state=True).name == "Completed"
     assert calls(state) == Counter(train=1)
@@ -186,7 +209,7 @@ def test_train_trains_once_for_each_configuration(configs: Path, tmp_path: Path,
     train(config="tiny", return_state=True)
     assert model.read_bytes() == weights
 
-    (configs / "tiny.yaml").write_text(TRAIN.format(root=tmp_path, seed=1))
+    (configs / "tiny.yaml").write_text(TRAIN.format(root=here, seed=1))
     train(config="tiny", return_state=True)
     assert calls(state) == Counter(train=1)
     assert len(list((tmp_path / "models").rglob("tiny.safetensors"))) == 2
@@ -262,16 +285,16 @@ candidate:
 
 
 @pytest.fixture
-def night(configs: Path, tmp_path: Path) -> Path:
+def night(here: str, configs: Path, tmp_path: Path) -> Path:
     """New scans and the configuration of a night; the state folder."""
     for number in range(14):
         heaps.nifti(tmp_path / "heap" / f"p{number:02d}_T1w.nii.gz", seed=100 + number)
     (tmp_path / "data").mkdir()
-    (configs / "night.yaml").write_text(NIGHTLY.format(root=tmp_path))
+    (configs / "night.yaml").write_text(NIGHTLY.format(root=here))
     return tmp_path / "state"
 
 
-def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(night: Path, tmp_path: Path) -> None:
+def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(night: Path, configs: Path, tmp_path: Path) -> None:
     state = night
     found = nightly(config="night", return_state=True)
     # A generator of two steps is no good, and the gate says so.
@@ -288,6 +311,22 @@ def test_nightly_goes_from_new_scans_to_a_refusal_with_reasons(night: Path, tmp_
     assert nightly(config="night", return_state=True).name == "Refused"
     assert calls(state) == Counter()
     assert last(state).steps[-1].reasons == record.steps[-1].reasons
+
+    # The same set by the flow that only makes sets, with folders of its own.
+    (model,) = Path("models").rglob("night.safetensors")
+    (configs / "set.yaml").write_text(release_of(model))
+    for calls_made in (Counter(synthesize=1, evaluate=1, audit=1, release=1), Counter()):
+        assert synthesize_and_release(config="set", return_state=True).name == "Refused"
+        assert calls(tmp_path / "other" / "state") == calls_made
+    assert {step.name: step.status for step in last(tmp_path / "other" / "state").steps}["release"] == "refused"
+
+
+def release_of(model: Path) -> str:
+    """The configuration of a set like the night's candidate."""
+    candidate = NIGHTLY.format(root=".").partition("candidate:\n")[2].rstrip() + f"\n    model: {model}\n"
+    candidate = candidate.replace("count: 6", f"count: 6, model: {model}").replace("./sets", "other/sets")
+    job = textwrap.indent(candidate.replace("./releases", "other/releases"), "  ").replace("    name", "  - name", 1)
+    return f"kind: flow-release\nstate: other/state\nretries: 0\nsets:\n{job}"
 
 
 @pytest.mark.slow
@@ -307,6 +346,62 @@ def test_a_night_does_again_what_depends_on_a_change(night: Path, configs: Path,
     nightly(config="night", return_state=True)
     assert calls(state)["synthesize"] == 1
     assert calls(state)["train"] == 0
+
+
+HEAP = """
+kind: flow-reconstruct
+state: state
+source:
+  kind: heap
+  site:
+    name: ward
+    sources: [heap]
+    dataset: data/ward
+    options: {kind: ingest, body_part: other, clean_pixels: false}
+output: out
+options: {fast: true, spacing: 4.0}
+retries: 0
+"""
+
+
+def test_a_heap_is_restored_by_names_relative_to_the_working_directory(
+    here: str, configs: Path, tmp_path: Path
+) -> None:
+    heaps.series(tmp_path / "heap" / "a", "P-1", seed=1)
+    (configs / "heap.yaml").write_text(HEAP)
+    for calls_made in (Counter(ingest=1, reconstruct=1), Counter()):
+        assert reconstruct(config="heap", return_state=True).name == "Completed"
+        assert calls(tmp_path / "state") == calls_made
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [({"b"}, "done-with-failures"), ({"a", "b"}, "failed"), (set(), "done")],
+    ids=["one", "both", "none"],
+)
+def test_a_step_is_not_told_as_done_when_a_result_could_not_be_stored(
+    fails: set[str], status: str, configs: Path, tmp_path: Path
+) -> None:
+    @step("elsewhere")
+    def elsewhere(order: Order, work: Work) -> Made:
+        """Makes a file below its base, or one that no result can speak of."""
+        made = (tmp_path if order.item in fails else order.base) / f"{order.item}.txt"
+        made.write_text("x")
+        return Made((made,))
+
+    @unattended("reconstruct", ReconstructFlow)
+    def trying(run: Run[ReconstructFlow]) -> None:
+        items = (Item(token, "", tmp_path / "out", {}) for token in ("a", "b"))
+        for _ in run.fan_out(elsewhere, items, lambda item: item.token * 64):
+            pass
+
+    (tmp_path / "out").mkdir()
+    text = RECONSTRUCT.format(state=tmp_path / "state", source=tmp_path, output=tmp_path, spacing=4)
+    (configs / "try.yaml").write_text(text)
+    trying(config="try", return_state=True)
+    (told,) = medidiff_status(tmp_path / "state").runs[0].steps
+    assert (told.status, told.done, told.failed) == (status, 2 - len(fails), len(fails))
 
 
 @step("flaky")
