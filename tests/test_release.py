@@ -28,6 +28,7 @@ from medidiff.release import FORMATS, ReleaseOptions, check, release
 from medidiff.synthetic import (
     LabelClass,
     Metadata,
+    QualityReport,
     SyntheticSet,
     SyntheticSetWriter,
     judge,
@@ -247,9 +248,17 @@ def test_a_release_with_a_file_more_or_less_is_found(released: Path, tmp_path: P
 
 
 def test_a_name_cannot_forge_a_line_and_a_thousand_reasons_are_not_printed(releasable: Path, tmp_path: Path) -> None:
-    (releasable / "x\nmedidiff: all is well").write_bytes(b"")
+    synthetic, good = SyntheticSet.open(releasable), tmp_path / "good"
+    release(releasable, good, LIGHT)
+    (good / "x\nmedidiff: all is well").write_bytes(b"")
     for number in range(150):
-        (releasable / f"y{number}").write_bytes(b"")
+        (good / f"y{number}").write_bytes(b"")
+    with pytest.raises(GateRefused) as refused:
+        check(good)
+    assert r"  - x\nmedidiff: all is well: not part of the release" in str(refused.value).split("\n")
+    report = quality(synthetic)
+    rest = report.model_dump(exclude={"verdict", "reasons", "metrics"})
+    write_report(QualityReport.conclude(report.metrics, [f"y{number}" for number in range(151)], **rest), releasable)
     with pytest.raises(GateRefused) as refused:
         release(releasable, tmp_path / "out", LIGHT, report=tmp_path / "page.html")
     first, *lines = str(refused.value).split("\n")
@@ -257,8 +266,7 @@ def test_a_name_cannot_forge_a_line_and_a_thousand_reasons_are_not_printed(relea
     assert lines[-1] == "  - and 51 more"
     assert len(lines) == 101
     assert all(line.startswith("  - ") for line in lines)
-    assert r"  - x\nmedidiff: all is well: not part of the set" in lines
-    assert "y149: not part of the set" in (tmp_path / "page.html").read_text()
+    assert "y150" in (tmp_path / "page.html").read_text()
 
 
 def test_killed_at_any_step_nothing_or_all_is_there(pristine: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from medidiff.config import Config
 from medidiff.errors import InputError
 from medidiff.io.atomic import atomic_write_json
 from medidiff.synthetic.records import Digest, ItemId, Line, Moment, compact
-from medidiff.synthetic.stored import PRIVACY, QUALITY, first_problem, load_json
+from medidiff.synthetic.stored import PRIVACY, QUALITY, first_problem, load_json, own_only
 
 _MOST_BYTES = 256 << 20
 _SEAL = "seal"
@@ -254,7 +254,8 @@ def read_report(kind: type[R], folder: str | os.PathLike[str]) -> R:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path.name}: larger than any report")
-        content = path.read_bytes()
+        with open(path, "rb", opener=own_only) as stream:
+            content = stream.read(_MOST_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"{path.name}: there is no such report") from error
     except OSError as error:

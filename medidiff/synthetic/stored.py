@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,9 +108,17 @@ class SyntheticSet:
             expected |= {item.image.path, sidecar_path(item.id)}
             expected |= {item.label.path} if item.label else set()
         there = set(_files_below(self.folder))
-        return [f"{name}: missing" for name in sorted(expected - there)] + [
-            f"{name}: not part of the set" for name in sorted(there - expected - {QUALITY, PRIVACY})
-        ]
+        # What others called their files may be somebody's name: how many, and where, is enough to find them.
+        foreign = Counter(_known_folder(name) for name in there - expected - {QUALITY, PRIVACY})
+        links = sorted(name for name in there & (expected | {QUALITY, PRIVACY}) if not _is_own(self.folder / name))
+        return (
+            [f"{name}: missing" for name in sorted(expected - there)]
+            + [f"{name}: a link or device, not a file of the set" for name in links]
+            + [
+                f"{place}: {count} {'file' if count == 1 else 'files'} not part of the set"
+                for place, count in sorted(foreign.items())
+            ]
+        )
 
     def _faults_of_item(self, item: Item) -> list[str]:
         found = []
@@ -122,7 +132,7 @@ class SyntheticSet:
         except InputError:
             pass  # told among the names
         for file in filter(None, (item.image, item.label)):
-            if (self.folder / file.path).is_file():
+            if _is_own(self.folder / file.path):
                 found += self._faults_of_file(item, file)
         return found
 
@@ -155,6 +165,8 @@ def read_set_record(folder: Path) -> bytes:
     Raises:
         InputError: there is no finished set.
     """
+    if (folder / SET).is_symlink():
+        raise InputError(f"{folder / SET}: a link, not a file of the set; what it leads to may change")
     if (folder / SET).is_file():
         return _read(folder / SET)
     if (folder / PLAN).is_file():
@@ -190,13 +202,32 @@ def _read_items(folder: Path, record: SetRecord) -> Iterator[Item]:
 
 def _read(path: Path, *, limit: int = _MOST_RECORD_BYTES, whole: bool = True) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=own_only) as stream:
             content = stream.read(limit + 1 if whole else limit)
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read ({error.strerror})") from error
     if whole and len(content) > limit:
         raise InputError(f"{path.name}: larger than the {limit} bytes that were expected")
     return content
+
+
+def own_only(path: str, flags: int) -> int:
+    """Opener of files of a set: a link leads out of it, and a pipe would be waited for without end."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "no plain file")
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _known_folder(name: str) -> str:
+    first, below, _ = name.partition("/")
+    return first if below and first in ("images", "labels") else "the set's folder"
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,6 +37,21 @@ def test_a_good_set_passes(pristine: Path) -> None:
     assert judgement.synthetic is not None
     assert judgement.quality is not None
     assert judgement.privacy is not None
+
+
+def linked(name: str) -> Fault:
+    """The same bytes, but elsewhere: what is released could be another thing than what was judged."""
+
+    def fault(folder: Path) -> None:
+        elsewhere = (folder / name).rename(folder.parent / "elsewhere")
+        (folder / name).symlink_to(elsewhere)
+
+    return fault
+
+
+def piped(folder: Path) -> None:
+    (folder / "images" / "s003.json").unlink()
+    os.mkfifo(folder / "images" / "s003.json")
 
 
 def flip(path: Path, place: int) -> None:
@@ -225,10 +241,16 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "missing list": (lambda f: (f / "synthetic.jsonl").unlink(), "synthetic.jsonl: cannot be read"),
     "a real scan among them": (
         lambda f: (f / "images" / "real.nii.gz").write_bytes(b"x"),
-        "images/real.nii.gz: not part",
+        "images: 1 file not part of the set",
     ),
-    "a hidden file": (lambda f: (f / ".DS_Store").write_bytes(b"x"), ".DS_Store: not part of the set"),
-    "a link": (lambda f: (f / "labels" / "more").symlink_to("/"), "labels/more: not part of the set"),
+    "a hidden file": (lambda f: (f / ".DS_Store").write_bytes(b"x"), "the set's folder: 1 file not part of the set"),
+    "a link": (lambda f: (f / "labels" / "more").symlink_to("/"), "labels: 1 file not part of the set"),
+    "an image that is a link": (linked("images/s003.nii.gz"), "images/s003.nii.gz: a link or device"),
+    "a label map that is a link": (linked("labels/s003.nii.gz"), "labels/s003.nii.gz: a link or device"),
+    "a sidecar that is a link": (linked("images/s003.json"), "images/s003.json: a link or device"),
+    "a list that is a link": (linked("synthetic.jsonl"), "synthetic.jsonl: cannot be read (no plain file)"),
+    "a report that is a link": (linked("privacy.json"), "privacy.json: a link or device"),
+    "a sidecar that is a pipe": (piped, "images/s003.json: a link or device"),
     "header mark stripped": (strip_header, "images/s003.nii.gz: its header is not marked as synthetic"),
     "voxels cut off": (cut_voxels, "images/s003.nii.gz"),
     "a label map that is none": (no_volume, "labels/s003.nii.gz"),
@@ -297,6 +319,20 @@ def test_variations_of_a_scan_are_refused_whatever_the_reports_say(tmp_path: Pat
     reseal_set(folder)
     (reason,) = judge(folder).reasons
     assert reason == "set.json: variations of one given scan: they show a person whom no audit compared them with"
+
+
+def test_the_names_of_foreign_files_are_not_told(releasable: Path) -> None:
+    for name in ("images/MUELLER_Hans.nii.gz", "images/MUELLER_Eva.nii.gz", "MUELLER.txt", "MUELLER/a.dcm"):
+        (releasable / name).parent.mkdir(exist_ok=True)
+        (releasable / name).write_bytes(b"x")
+    reasons = judge(releasable).reasons
+    assert reasons == ("images: 2 files not part of the set", "the set's folder: 2 files not part of the set")
+
+
+def test_a_set_whose_record_is_a_link_is_none(releasable: Path) -> None:
+    linked("set.json")(releasable)
+    with pytest.raises(InputError, match=r"set.json: a link, not a file of the set"):
+        judge(releasable)
 
 
 def test_no_set_is_bad_input_not_a_refusal(tmp_path: Path) -> None:
