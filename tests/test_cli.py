@@ -341,6 +341,27 @@ def tiny_model(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "run" / "tiny.safetensors"
 
 
+@pytest.mark.parametrize("command", [["config", "show"], ["train"]], ids=["config show", "train"])
+def test_a_generator_whose_sets_could_not_go_out_is_warned_of_at_once(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medidiff.cli.app import main
+
+    told = []
+    for number, card in enumerate(("{}", "{sources: [{name: x, licence: x, people: 1}], samples_licence: CC0-1.0}")):
+        config = tmp_path / f"{number}.yaml"
+        people = f"people: {{images: {tmp_path / 'none'}}}"
+        config.write_text(
+            f"kind: train-generator\nname: g\n{people}\nshape: [8, 8, 8]\noptimizer: {{steps: 1}}\ncard: {card}\n"
+        )
+        with pytest.raises(SystemExit):
+            main([*command, str(config)])
+        told.append([line for line in capsys.readouterr().err.splitlines() if "could go out" in line])
+    (line,) = told[0]
+    assert line.startswith("medidiff: warning: card: does not tell sources, samples_licence: no set made with this")
+    assert told[1] == []
+
+
 def test_a_card_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

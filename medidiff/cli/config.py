@@ -45,9 +45,18 @@ def show(
     from medidiff.config import config_digest, dump_config
 
     config = load(file)
+    warn_of_card(config)
     if not digest:
         console.say(dump_config(config))
     console.say(config_digest(config) if digest else f"# digest {config_digest(config)}")
+
+
+def warn_of_card(config: Config) -> None:
+    """Hours of training are a late place to learn that nothing that is made with a generator could go out."""
+    if missing := getattr(config, "missing_on_card", None):
+        console.log(
+            f"medidiff: warning: card: does not tell {', '.join(missing)}: no set made with this generator could go out"
+        )
 
 
 def load(path: Path) -> Config:

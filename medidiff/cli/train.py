@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medidiff.cli import console
+from medidiff.cli.config import warn_of_card
 from medidiff.cli.memory import reuse_freed_memory
 from medidiff.progress import OnProgress
 
@@ -57,6 +58,7 @@ def train(
     settings: use_case.AnyTrainConfig = (
         load_config(config, GenerativeTrainConfig) if generator else load_config(config, use_case.TrainConfig)
     )
+    warn_of_card(settings)
     if dp is not None:
         settings = _private(settings, dp)
     options = use_case.TrainOptions(

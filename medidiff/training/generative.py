@@ -163,6 +163,11 @@ class GenerativeTrainConfig(Config):
     dp: DpConfig | None = Field(None, description="differential privacy of everybody in training")
     card: dict[str, Any] = Field(default_factory=dict, description="what the model card says of data and limits")
 
+    @property
+    def missing_on_card(self) -> list[str]:
+        """What ``synthesize`` will ask of the card and training cannot know."""
+        return [key for key in ("sources", "samples_licence") if not self.card.get(key)]
+
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A run without privacy keeps the digest it has always had."""
