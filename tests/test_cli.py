@@ -144,7 +144,7 @@ def test_a_defect_says_how_to_see_more_and_debug_shows_it(capsys: pytest.Capture
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM])
 def test_a_place_that_cannot_be_written_is_an_output_error(number: int) -> None:
     known = boundary.known_error(OSError(number, "x", "there.nii"))
     assert isinstance(known, errors.OutputError)

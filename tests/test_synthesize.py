@@ -136,8 +136,12 @@ def test_a_finished_set_is_not_made_again_nor_mixed_with_another(model: Path, tm
     first = synthesize(tmp_path / "set", wish(model))
     again = synthesize(tmp_path / "set", wish(model))
     assert (again.made, again.set_sha256) == (0, first.set_sha256)
-    with pytest.raises(ConfigError, match="another"):
+    with pytest.raises(ConfigError, match=r"another seed is there"):
         synthesize(tmp_path / "set", wish(model, seed=6))
+    with pytest.raises(ConfigError, match=r"another count \(or other options"):
+        synthesize(tmp_path / "set", wish(model, count=4))
+    with pytest.raises(ConfigError, match=r"another generator, or sampler \(steps"):
+        synthesize(tmp_path / "set", wish(model, steps=3))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError):
@@ -203,6 +207,7 @@ def test_a_variation_that_changes_nothing_is_refused(model: Path, tmp_path: Path
     [
         (np.full(SHAPE, 9, np.uint8), SPEC.spacing_mm, InputError, "values 9; this generator knows 0, 1, 2"),
         (label_map(0), (1.0, 1.0, 1.0), GeometryError, "resample it first"),
+        (np.zeros(SHAPE, np.uint8), SPEC.spacing_mm, InputError, "no structure in this label map"),
     ],
 )
 def test_a_label_map_that_does_not_fit_is_refused_before_anything_is_written(
@@ -283,6 +288,8 @@ def test_the_command_makes_a_set(model: Path, tmp_path: Path, capsys: pytest.Cap
     ("words", "code", "message"),
     [
         (["--condition", "volume_ml"], 2, "expected NAME=VALUE"),
+        (["--condition", "volume_ml=3_0"], 2, "expected a number of plain digits"),
+        (["--condition", "volume_ml=\uff13.\uff10"], 2, "expected a number of plain digits"),
         (["--solver", "magic"], 2, "solver"),
         (["--device", "toaster"], 2, "use cpu or cuda"),
         (["--device", "meta"], 2, "expected cpu or cuda"),

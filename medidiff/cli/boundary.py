@@ -28,6 +28,7 @@ debug = False
 _OUTPUT_PROBLEMS = {
     errno.ENOSPC: "no room left on the device: free some, or choose another place with --output",
     errno.EDQUOT: "the disk quota is used up: free some, or choose another place with --output",
+    errno.EFBIG: "no room for a file of this size: allow larger ones, or choose another place with --output",
     errno.EROFS: "the file system is read-only: choose another place with --output",
     errno.EACCES: "permission denied: change the permissions, or choose another place",
     errno.EPERM: "operation not permitted: change the permissions, or choose another place",

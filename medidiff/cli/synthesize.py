@@ -112,9 +112,13 @@ def _conditions(words: list[str]) -> dict[str, float | str]:
         if not (name and sign and value):
             raise ConfigError(f"--condition: {word!r}: expected NAME=VALUE, such as volume_ml=3.0")
         try:
-            found[name.strip()] = float(value)
+            number = float(value)
         except ValueError:
             found[name.strip()] = value.strip()
+            continue
+        if "_" in value or not value.isascii():  # Python reads them; whoever typed them meant something else
+            raise ConfigError(f"--condition: {word!r}: expected a number of plain digits, such as 3.0")
+        found[name.strip()] = number
     return found
 
 

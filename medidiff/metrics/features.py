@@ -216,6 +216,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if path.stat().st_size > MOST_BYTES:
             raise CheckpointError(f"{path}: larger than any encoder ({MOST_BYTES >> 30} GiB)")
         return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors; is the file whole?") from error
 

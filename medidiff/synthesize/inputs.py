@@ -65,6 +65,8 @@ def _read_map(path: Path, spec: GeneratorSpec) -> tuple[NDArray[np.uint8], NDArr
     if strange:
         text = ", ".join(f"{value:g}" for value in strange[:5])
         raise InputError(f"{path}: values {text}; this generator knows {', '.join(map(str, sorted(known)))}")
+    if not values.any():
+        raise InputError(f"{path}: no structure in this label map: every voxel is 0")
     inside = onto(np.ones(values.shape, dtype=bool), spec.shape, constant=True)
     return onto(values.astype(np.uint8), spec.shape, constant=True), inside
 

@@ -32,6 +32,13 @@ from medidiff.volume import Modality, Volume
 
 # MR has no unit. 12 bits are what scanners deliver, and every format holds them without a scaling of its own.
 MR_LEVELS = 4095
+# What a user gave, where the name of a record's field is not a word of theirs.
+_WORDS = {
+    "config_sha256": "count (or other options: conditions, spread, metadata)",
+    "code_version": "version of medidiff",
+    "generator": "generator, or sampler (steps, solver, guidance, given maps or scan)",
+    "metadata_model": "metadata",
+}
 _LIMITS = {Modality.MR: (0, 32767), Modality.CT: (-32768, 32767)}
 
 
@@ -224,7 +231,8 @@ def _check_same_plan(earlier: SetPlan, plan: SetPlan, folder: Path) -> None:
     before, now = (value.model_dump(mode="json", exclude={"created"}) for value in (earlier, plan))
     other = [name for name in now if before[name] != now[name]]
     if other:
-        raise ConfigError(f"{folder}: a set with another {', '.join(other)} is there; name another folder")
+        told = ", ".join(_WORDS.get(name, name) for name in other if name != "config_sha256" or len(other) == 1)
+        raise ConfigError(f"{folder}: a set with another {told} is there; name another folder")
 
 
 def _whole_numbers(image: Volume) -> tuple[Volume, Intensity]:

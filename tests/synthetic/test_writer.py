@@ -101,7 +101,7 @@ def test_a_finished_set_is_closed_and_an_unfinished_one_is_none(tmp_path: Path, 
 def test_another_plan_does_not_mix_with_what_is_there(tmp_path: Path, mni: Volume) -> None:
     folder = tmp_path / "set"
     SyntheticSetWriter(folder, PLAN)
-    with pytest.raises(ConfigError, match="another config_sha256, seed"):
+    with pytest.raises(ConfigError, match="a set with another seed is there"):
         SyntheticSetWriter(folder, PLAN.model_copy(update={"seed": 8, "config_sha256": "00" * 32}))
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "thesis.txt").write_text("mine")
