@@ -149,7 +149,7 @@ def test_a_config_without_weights_or_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="source"):
         load_encoder(config)
     config.write_text("kind: features\nweights: none.safetensors\nsource: x\nnetwork: {}\n")
-    with pytest.raises(CheckpointError, match="none.safetensors: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: there is no such file"):
         load_encoder(config)
 
 
