@@ -102,6 +102,17 @@ def test_drawn_numbers_have_the_mean_and_spread_of_training() -> None:
     assert all(2.9 <= narrow.draw(seed) <= 3.0 for seed in range(50))
 
 
+def test_two_runs_at_one_told_moment_are_one_set(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, again = (synthesize(tmp_path / name, wish(model)) for name in ("first", "again"))
+    assert first.set_sha256 == again.set_sha256
+    assert (first.folder / "set.json").read_bytes() == (again.folder / "set.json").read_bytes()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "tomorrow")
+    with pytest.raises(ConfigError, match="seconds since 1970"):
+        synthesize(tmp_path / "never", wish(model))
+    assert not (tmp_path / "never").exists()
+
+
 def test_another_seed_is_another_set(model: Path, tmp_path: Path) -> None:
     first, second = (synthesize(tmp_path / str(seed), wish(model, seed=seed)) for seed in (0, 1))
     images = [next((result.folder / "images").glob("*.nii.gz")).read_bytes() for result in (first, second)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from medidiff import __version__
 from medidiff.config import config_digest
 from medidiff.diffusion.generator import GeneratorSpec
-from medidiff.errors import CheckpointError
+from medidiff.errors import CheckpointError, ConfigError
 from medidiff.generation.draw import level_of
 from medidiff.io.source import file_sha256
 from medidiff.models import find_model
@@ -56,7 +57,7 @@ def make_plan(
             name=options.name,
             description=_description(options, name, card),
             note=_note(options),
-            created=datetime.now(UTC),
+            created=begun(),
             code_version=__version__,
             config_sha256=config_digest(same),
             seed=options.seed,
@@ -98,3 +99,19 @@ def _note(options: SynthesizeOptions) -> str:
     if options.vary is not None:
         return "Every item is a variation of one given scan and shows what that scan shows."
     return ""
+
+
+def begun() -> datetime:
+    """Now, or what SOURCE_DATE_EPOCH says: then two runs give one set, hash and all.
+
+    Raises:
+        ConfigError: it says no moment.
+    Source: https://reproducible-builds.org/specs/source-date-epoch
+    """
+    told = os.environ.get("SOURCE_DATE_EPOCH")
+    if not told:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(told), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {told[:40]!r}") from None
