@@ -93,6 +93,14 @@ def test_numbers_are_asked_for_as_they_were_spread_in_training(model: Path, tmp_
     assert {item.condition["volume_ml"] for item in SyntheticSet.open(mixed.folder).items} == {0.6}
 
 
+@pytest.mark.parametrize("given", ["labels", "vary"])
+def test_a_given_map_or_scan_has_numbers_of_its_own(given: str, tmp_path: Path) -> None:
+    options = SynthesizeOptions.model_validate({given: tmp_path, "spread": True, "guidance_scale": 2.0, "steps": 5})
+    assert not options.draws_numbers
+    assert options.evaluations == 5
+    assert options.model_copy(update={given: None}).evaluations == 10
+
+
 def test_drawn_numbers_have_the_mean_and_spread_of_training() -> None:
     entry = NumericCondition(name="volume_ml", mean=3.0, std=0.5, low=1.0, high=5.0)
     drawn = [entry.draw(seed) for seed in range(2000)]

@@ -101,13 +101,12 @@ class Bench:
         shapes = clean.shapes
         if spoiled.labels is not None and shapes is not None:
             shapes = structures.shape_features(spoiled.labels, self.eye.values, self.eye.spacing)
-        table = clean.likeness if spoiled.images is None else None
-        if table is not None:
-            # A set that only lost people is no more alike in those that are looked at; one of copies is.
+        table = None
+        # A set that only lost people is no more alike in those that are looked at; one of copies is.
+        if clean.likeness is not None and spoiled.images is None and len(spoiled.chosen) == len(clean):
             # Who of so few is kept would count for more than how often, so everybody is kept in turn.
             turns = [(spoiled.chosen + turn) % len(clean) for turn in range(len(clean))]
-            whole = len(spoiled.chosen) == len(clean)
-            table = np.mean([table[np.ix_(turn, turn)] for turn in turns], axis=0) if whole else None
+            table = np.mean([clean.likeness[np.ix_(turn, turn)] for turn in turns], axis=0)
         changed = None if spoiled.labels is None or spoiled.images is not None else spoiled.labels
         some = Sample(seen.features, None, shapes, seen.layout)[spoiled.chosen]
         return Sample(some.features, table, some.shapes, some.layout), changed

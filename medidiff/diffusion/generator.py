@@ -30,6 +30,8 @@ Value = str | float | None
 # where the number is this much larger.
 CONDITION_GAIN = 6.0
 MAX_SIDE, MAX_VOXELS = 512, 64 << 20
+# What a card must be given, or no set can be made with its generator: a set without licences cannot go out.
+GIVEN_ON_CARD = ("sources", "samples_licence")
 
 
 class NumericCondition(Config):

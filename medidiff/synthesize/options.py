@@ -65,7 +65,12 @@ class SynthesizeOptions(Config):
     @property
     def evaluations(self) -> int:
         """Of the network, an item."""
-        return self.sampling.evaluations(bool(self.conditions) or self.spread)
+        return self.sampling.evaluations(bool(self.conditions) or self.draws_numbers)
+
+    @property
+    def draws_numbers(self) -> bool:
+        """Whether ``spread`` has something to do: a given map or scan has numbers of its own."""
+        return self.spread and self.labels is None and self.vary is None
 
     @property
     def sampling(self) -> Sampling:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medidiff import __version__
 from medidiff.config import config_digest
-from medidiff.diffusion.generator import GeneratorSpec
+from medidiff.diffusion.generator import GIVEN_ON_CARD, GeneratorSpec
 from medidiff.errors import CheckpointError, ConfigError
 from medidiff.generation.draw import level_of
 from medidiff.io.source import file_sha256
@@ -19,16 +19,13 @@ from medidiff.synthesize.options import SynthesizeOptions
 from medidiff.synthesize.wishes import Wishes
 from medidiff.synthetic import Generator, SetPlan
 
-# Of these the card of a generator must tell, or no set can be made with it: a set without licences cannot go out.
-NEEDED_ON_CARD = ("sources", "samples_licence", "training_split_sha256")
-
 P = TypeVar("P", list[Any], dict[str, Any])
 
 
 def make_plan(
     options: SynthesizeOptions, name: str, sha256: str, card: dict[str, Any], spec: GeneratorSpec, wishes: Wishes
 ) -> SetPlan:
-    missing = [key for key in NEEDED_ON_CARD if not card.get(key)]
+    missing = [key for key in (*GIVEN_ON_CARD, "training_split_sha256") if not card.get(key)]
     if missing:
         raise CheckpointError(
             f"the card of the generator {name} does not tell {', '.join(missing)}: no set made with it could go out"

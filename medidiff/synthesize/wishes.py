@@ -58,8 +58,8 @@ class Wishes:
         return Wish(f"s{number + 1:06d}", Request(seed, values, labels, like, inside), metadata, told)
 
     def _drawn(self, seed: int) -> dict[str, Value]:
-        """Numbers as common as in training; a given map or scan has its own."""
-        if not self.options.spread or self.maps or self.like is not None:
+        """Numbers as common as in training, where they are wanted."""
+        if not self.options.draws_numbers:
             return {}
         numbers = [entry for entry in self.spec.conditions if isinstance(entry, NumericCondition)]
         return {entry.name: entry.draw(derive_seed(seed, SPREAD_STREAM, place)) for place, entry in enumerate(numbers)}

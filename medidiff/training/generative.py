@@ -17,6 +17,7 @@ from medidiff.config import Config
 from medidiff.data.cohort import Cohort, People, load_people, people, split_sha256
 from medidiff.data.procedural import Procedural, procedural_people
 from medidiff.diffusion.generator import (
+    GIVEN_ON_CARD,
     Conditions,
     GenerativeModel,
     GeneratorSpec,
@@ -166,7 +167,7 @@ class GenerativeTrainConfig(Config):
     @property
     def missing_on_card(self) -> list[str]:
         """What ``synthesize`` will ask of the card and training cannot know."""
-        return [key for key in ("sources", "samples_licence") if not self.card.get(key)]
+        return [key for key in GIVEN_ON_CARD if not self.card.get(key)]
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -182,7 +183,6 @@ class Generation:
     network: Mapping[str, Any]
     spec: GeneratorSpec
     noise: NoiseConfig
-    blocks: bool = False
 
     @property
     def score_name(self) -> str:
@@ -195,7 +195,9 @@ class Generation:
         return self.noise.draw(count, generator)
 
     def losses(self, model: Any, batch: GenerativeBatch, levels: Tensor, noise: Tensor) -> Tensor:
-        return generative_loss(model, batch.truth, batch.conditions, levels, noise, blocks=self.blocks)
+        return generative_loss(
+            model, batch.truth, batch.conditions, levels, noise, blocks=bool(self.network.get("whole"))
+        )
 
     def read(self, path: Path, device: torch.device) -> nn.Module:
         return load_generator(path, device)[0]
@@ -240,7 +242,7 @@ def generative_plan(config: GenerativeTrainConfig, device: torch.device) -> Plan
         return about | {"steps": steps, **about_steps, "validation": validation}
 
     return Plan(
-        objective=Generation(config.network.options(spec), spec, config.noise, config.network.whole),
+        objective=Generation(config.network.options(spec), spec, config.noise),
         batches=batches if config.dp is None else by_person(batches, config.dp.draws),
         identity=identity(config),
         validate=held_out,
